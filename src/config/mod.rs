@@ -1,0 +1,31 @@
+//! The configuration: what users may set, where it is read from, and what is shown of it.
+//!
+//! - `table`: the one definition of every setting
+//! - `sources`: flags, variables and files, read as texts
+//! - `given`: one such text; figment's provider of it, which remembers the origin
+//! - `parse`, `listen`: from a text to a value
+//! - `load`: precedence and validation; the result is [`Settings`]
+//! - `render`: help and `atrio config`
+//! - `reference`: `config/atrio.env` and the README's table, kept current by tests
+
+mod given;
+mod listen;
+mod load;
+mod parse;
+#[cfg(test)]
+mod reference;
+mod render;
+mod settings;
+mod sources;
+mod table;
+
+pub use listen::Listen;
+pub use load::{Loaded, load};
+pub use render::{Format, help, render};
+pub use settings::{AccessLog, LogFormat, Preload, Settings};
+pub use sources::Source;
+
+/// `text` without what would break a line of a terminal.
+fn one_line(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}

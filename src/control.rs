@@ -1,0 +1,199 @@
+//! What supervisor, zygote and worker tell each other: one JSON message a packet over a seqpacket socket pair.
+//!
+//! The end of the stream is a message too: the process at the other end is gone.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::socket::MsgFlags;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::unix::AsyncFd;
+
+use crate::config::Settings;
+use crate::exit::Code;
+use crate::os;
+
+/// The descriptor numbers under which a zygote finds what its supervisor gives it.
+pub const CONTROL_FD: i32 = 3;
+pub const SCOREBOARD_FD: i32 = 4;
+/// The first of the listening sockets, in the order of [`Launch::listeners`].
+pub const LISTENERS_FD: i32 = 5;
+
+/// The largest message: settings with a long `PYTHONPATH` and environment, or a long traceback.
+const LIMIT: usize = 128 * 1024;
+
+/// A folder with a script that declares a WSGI application.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Site {
+    /// The name of the folder: labels logs and metrics.
+    pub name: String,
+    pub folder: std::path::PathBuf,
+}
+
+/// What a zygote, and each worker forked from it, has to know: the first message on its control socket.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Launch {
+    pub settings: Settings,
+    pub site: Site,
+    pub generation: u64,
+    /// Import the site in the zygote, before the forks.
+    pub preload: bool,
+    /// The workers that this site runs when all is well, for `wsgi.multiprocess`.
+    pub workers: usize,
+    /// Slots of the scoreboard.
+    pub slots: usize,
+    /// What each inherited listening socket is bound to.
+    pub listeners: Vec<Bound>,
+}
+
+/// The address of a listening socket.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub enum Bound {
+    Tcp(std::net::SocketAddr),
+    Unix(std::path::PathBuf),
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Bound::Tcp(address) => write!(f, "{address}"),
+            Bound::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Why the import of a site did not give an application.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct ImportError {
+    /// One sentence with a remedy; the traceback is in the log already.
+    pub advice: String,
+    pub code: Code,
+}
+
+/// Supervisor → zygote, after [`Launch`].
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub enum ToZygote {
+    /// Fork a worker for this slot of the scoreboard; its control socket comes with the message.
+    Fork { slot: usize },
+}
+
+/// Zygote → supervisor.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub enum FromZygote {
+    /// Workers can be forked.
+    Ready,
+    /// The import left what a fork would break (threads, open sockets); workers must import for themselves.
+    Unforkable(Vec<String>),
+    ImportFailed(ImportError),
+    ForkFailed {
+        slot: usize,
+        error: String,
+    },
+}
+
+/// Supervisor → worker.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub enum ToWorker {
+    /// Finish what was taken, then leave. `backlog`: accept first what waits on the sockets, for nobody else will.
+    Drain { backlog: bool },
+}
+
+/// Worker → supervisor.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub enum FromWorker {
+    /// Forked; its process id.
+    Started {
+        pid: i32,
+    },
+    /// Accepts requests.
+    Ready,
+    ImportFailed(ImportError),
+}
+
+/// A blocking end, for the zygote.
+pub struct Channel(OwnedFd);
+
+impl Channel {
+    pub fn new(fd: OwnedFd) -> Self {
+        Channel(fd)
+    }
+
+    pub fn send<M: Serialize>(&self, message: &M) -> io::Result<()> {
+        Ok(os::send(self.0.as_fd(), &serde_json::to_vec(message)?, &[])?)
+    }
+
+    /// The next message and its descriptors; `None` when the other end is gone.
+    pub fn receive<M: DeserializeOwned>(&self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+        let mut buffer = vec![0; LIMIT];
+        loop {
+            match os::receive(self.0.as_fd(), &mut buffer, MsgFlags::empty()) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::ECONNRESET) | Ok((0, _)) => return Ok(None),
+                Err(error) => return Err(error.into()),
+                Ok((size, fds)) => return Ok(Some((serde_json::from_slice(&buffer[..size])?, fds))),
+            }
+        }
+    }
+
+    pub fn into_inner(self) -> OwnedFd {
+        self.0
+    }
+}
+
+/// An end on a tokio runtime.
+pub struct AsyncChannel(AsyncFd<OwnedFd>);
+
+impl AsyncChannel {
+    /// Must be called within a runtime. Leaves the descriptor's blocking mode alone: both ends of a fork may hold it.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        os::watch(fd).map(AsyncChannel)
+    }
+
+    pub fn send<M: Serialize>(&self, message: &M, fds: &[std::os::fd::BorrowedFd]) -> io::Result<()> {
+        Ok(os::send(self.0.as_fd(), &serde_json::to_vec(message)?, fds)?)
+    }
+
+    /// The next message; `None` when the other end is gone. Cancel safe.
+    pub async fn receive<M: DeserializeOwned>(&self) -> io::Result<Option<M>> {
+        let mut buffer = vec![0; LIMIT];
+        loop {
+            let mut ready = self.0.readable().await?;
+            match os::receive(self.0.as_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Err(nix::errno::Errno::EAGAIN) => ready.clear_ready(),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::ECONNRESET) | Ok((0, _)) => return Ok(None),
+                Err(error) => return Err(error.into()),
+                Ok((size, _)) => return Ok(Some(serde_json::from_slice(&buffer[..size])?)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_keep_their_boundaries_and_the_end_is_seen() {
+        let (a, b) = os::seqpacket_pair().unwrap();
+        let (a, b) = (Channel::new(a), Channel::new(b));
+        a.send(&FromZygote::Ready).unwrap();
+        a.send(&FromZygote::Unforkable(vec!["thread \"x\"".into()])).unwrap();
+        assert!(matches!(b.receive().unwrap(), Some((FromZygote::Ready, _))));
+        assert!(matches!(b.receive().unwrap(), Some((FromZygote::Unforkable(why), _)) if why.len() == 1));
+        drop(a);
+        assert!(b.receive::<FromZygote>().unwrap().is_none());
+    }
+
+    #[test]
+    fn descriptors_travel_with_a_message() {
+        let (a, b) = os::seqpacket_pair().unwrap();
+        let (c, d) = os::seqpacket_pair().unwrap();
+        os::send(a.as_fd(), &serde_json::to_vec(&ToZygote::Fork { slot: 1 }).unwrap(), &[c.as_fd()]).unwrap();
+        drop(c);
+        let (_, fds) = Channel::new(b).receive::<ToZygote>().unwrap().unwrap();
+        Channel::new(fds.into_iter().next().unwrap()).send(&FromWorker::Ready).unwrap();
+        assert!(matches!(Channel::new(d).receive().unwrap(), Some((FromWorker::Ready, _))));
+    }
+}

@@ -1,0 +1,169 @@
+//! Takes connections from the shared listening sockets and serves each on a task of its own.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+
+use crate::control::Bound;
+use crate::metrics::Slot;
+
+use super::connection::Connection;
+use super::guard::{Guard, Timeouts};
+use super::service::{self, Shared};
+
+/// How many connections past the limit are told so; more wait in the kernel's queue.
+const SURPLUS: i64 = 64;
+/// How long to wait after the kernel refused to give a connection: it has no descriptors or memory to give.
+const EXHAUSTED: Duration = Duration::from_millis(100);
+/// What hyper may buffer of a request beyond its head.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// What every connection is served with.
+#[derive(Clone)]
+pub struct Serving {
+    pub shared: Arc<Shared>,
+    pub timeouts: Timeouts,
+    pub max_header: usize,
+    pub max_connections: usize,
+    pub trusted: Arc<[IpNet]>,
+    /// Each connection holds a clone until it ends.
+    pub alive: mpsc::Sender<()>,
+}
+
+/// A listening socket of either family.
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, Bound),
+}
+
+impl Listener {
+    /// Takes over an inherited listening socket. Must be called on the runtime that will use it.
+    pub fn new(fd: OwnedFd, bound: &Bound) -> io::Result<Self> {
+        Ok(match bound {
+            Bound::Tcp(_) => {
+                let listener = std::net::TcpListener::from(fd);
+                listener.set_nonblocking(true)?;
+                Listener::Tcp(TcpListener::from_std(listener)?)
+            }
+            Bound::Unix(_) => {
+                let listener = std::os::unix::net::UnixListener::from(fd);
+                listener.set_nonblocking(true)?;
+                Listener::Unix(UnixListener::from_std(listener)?, bound.clone())
+            }
+        })
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Listener::Tcp(listener) => listener.accept().await.map(|(s, peer)| Accepted::Tcp(s, peer)),
+            Listener::Unix(listener, bound) => listener.accept().await.map(|(s, _)| Accepted::Unix(s, bound.clone())),
+        }
+    }
+
+    /// Accepts until `drain`; with `backlog`, also what waits at that moment.
+    pub async fn run(self, serving: Serving, mut drain: watch::Receiver<bool>, backlog: watch::Receiver<bool>) {
+        let slot = serving.shared.slot;
+        let room = |slot: &Slot| slot.connections.load(Relaxed) < serving.max_connections as i64 + SURPLUS;
+        loop {
+            while !room(slot) && !*drain.borrow() {
+                tokio::time::sleep(EXHAUSTED).await;
+            }
+            tokio::select! {
+                biased;
+                accepted = self.accept() => take(accepted, &serving).await,
+                () = drained(&mut drain) => break,
+            }
+        }
+        while *backlog.borrow() && room(slot) {
+            // A poll that finds nothing to accept ends the backlog.
+            tokio::select! {
+                biased;
+                accepted = self.accept() => take(accepted, &serving).await,
+                () = std::future::ready(()) => break,
+            }
+        }
+    }
+}
+
+/// A connection, and who made it or where.
+pub enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream, Bound),
+}
+
+/// A connection of either family.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Accepted {
+    pub fn into_stream(self) -> Box<dyn Stream> {
+        match self {
+            Accepted::Tcp(stream, _) => Box::new(stream),
+            Accepted::Unix(stream, _) => Box::new(stream),
+        }
+    }
+}
+
+async fn drained(drain: &mut watch::Receiver<bool>) {
+    let _ = drain.wait_for(|drain| *drain).await.is_ok();
+}
+
+async fn take(accepted: io::Result<Accepted>, serving: &Serving) {
+    match accepted {
+        Ok(Accepted::Tcp(stream, peer)) => {
+            let Ok(local) = stream.local_addr() else { return };
+            // Nagle's algorithm would hold back the blocks of a stream.
+            let _ = stream.set_nodelay(true);
+            start(stream, Some(peer), Bound::Tcp(local), serving);
+        }
+        Ok(Accepted::Unix(stream, local)) => start(stream, None, local, serving),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
+        Err(error) => {
+            tracing::warn!("cannot accept connections: {error}; is the limit of open files too low (ulimit -n)?");
+            tokio::time::sleep(EXHAUSTED).await;
+        }
+    }
+}
+
+fn start<S>(stream: S, peer: Option<SocketAddr>, local: Bound, serving: &Serving)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shared = serving.shared.clone();
+    let slot = shared.slot;
+    slot.connections_accepted.fetch_add(1, Relaxed);
+    let surplus = slot.connections.fetch_add(1, Relaxed) >= serving.max_connections as i64;
+    let trusted = service::is_trusted(&serving.trusted, peer.map(|peer| peer.ip()));
+    let connection = Arc::new(Connection::new(peer, local, trusted, surplus));
+    let guard = Guard::new(stream, connection.clone(), serving.timeouts, serving.max_header, shared.drain.clone());
+    let mut drain = shared.drain.clone();
+    let max_header = serving.max_header;
+    let alive = serving.alive.clone();
+    tokio::spawn(async move {
+        let serve = service_fn(move |request| service::serve(shared.clone(), connection.clone(), request));
+        let mut http = http1::Builder::new();
+        // A client may end its side after its request (RFC 9112 section 9.6 closes in halves).
+        http.half_close(true).max_buf_size(max_header + READ_BUFFER);
+        let mut task = std::pin::pin!(http.serve_connection(TokioIo::new(guard), serve));
+        tokio::select! {
+            biased;
+            _ = &mut task => {}
+            // Polled again, the connection's guard sees the drain.
+            () = drained(&mut drain) => { let _ = task.await; }
+        }
+        slot.connections.fetch_sub(1, Relaxed);
+        drop(alive);
+    });
+}

@@ -1,0 +1,257 @@
+//! The access log: a line for every request, on stdout.
+//!
+//! The I/O thread only appends to memory; a thread of its own writes, so that a slow reader of the log delays nobody. What
+//! the reader does not take in time is dropped, and the log says how much.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Version};
+
+/// How long a line may wait for company.
+const FLUSH_AFTER: Duration = Duration::from_millis(100);
+/// At this size the writer is woken at once.
+const FLUSH_AT: usize = 64 * 1024;
+/// What may wait for a reader that does not keep up.
+const LIMIT: usize = 4 * 1024 * 1024;
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The Common Log Format, then duration and queue time in seconds, and the request id.
+    Common,
+    /// The same with Referer and User-Agent, as Apache's `combined`.
+    Combined,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One request.
+pub struct Entry<'a> {
+    pub site: &'a str,
+    pub peer: Option<IpAddr>,
+    pub method: &'a Method,
+    pub target: &'a str,
+    pub version: Version,
+    pub status: u16,
+    /// Bytes of the response's body.
+    pub bytes: u64,
+    pub duration: Duration,
+    pub queued: Duration,
+    pub id: &'a str,
+    pub referer: Option<&'a HeaderValue>,
+    pub user_agent: Option<&'a HeaderValue>,
+}
+
+#[derive(Default)]
+struct Buffer {
+    lines: Vec<u8>,
+    dropped: u64,
+    closed: bool,
+    /// The second that `clock` shows, and how the formats write it.
+    second: i64,
+    clock: String,
+}
+
+#[derive(Default)]
+struct Shared {
+    buffer: Mutex<Buffer>,
+    wake: Condvar,
+}
+
+pub struct AccessLog {
+    shared: Arc<Shared>,
+    format: Format,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl AccessLog {
+    /// Starts the thread that writes.
+    pub fn start(format: Format) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let theirs = shared.clone();
+        let writer = std::thread::Builder::new().name("atrio-log".into()).spawn(move || write(&theirs))?;
+        Ok(AccessLog { shared, format, writer: Mutex::new(Some(writer)) })
+    }
+
+    pub fn log(&self, entry: &Entry) {
+        let mut buffer = self.shared.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        if buffer.lines.len() > LIMIT {
+            buffer.dropped += 1;
+            return;
+        }
+        let first = buffer.lines.is_empty();
+        let Buffer { lines, second, clock, .. } = &mut *buffer;
+        let now = jiff::Timestamp::now();
+        if *second != now.as_second() {
+            *second = now.as_second();
+            let pattern = if self.format == Format::Json { "%Y-%m-%dT%H:%M:%S" } else { "%d/%b/%Y:%H:%M:%S +0000" };
+            *clock = now.strftime(pattern).to_string();
+        }
+        // Writing to a Vec cannot fail.
+        let _ = match self.format {
+            Format::Json => json(lines, entry, clock, now.subsec_millisecond()),
+            format => text(lines, entry, clock, format == Format::Combined),
+        };
+        let much = lines.len() >= FLUSH_AT;
+        drop(buffer);
+        if first || much {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Writes what is left, and ends the thread.
+    pub fn close(&self) {
+        self.shared.buffer.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.shared.wake.notify_one();
+        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write(shared: &Shared) {
+    let mut failed = false;
+    loop {
+        let buffer = shared.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = |b: &mut Buffer| b.lines.is_empty() && !b.closed;
+        let buffer = shared.wake.wait_while(buffer, idle).unwrap_or_else(PoisonError::into_inner);
+        let few = |b: &mut Buffer| b.lines.len() < FLUSH_AT && !b.closed;
+        let waited = shared.wake.wait_timeout_while(buffer, FLUSH_AFTER, few);
+        let mut buffer = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let (lines, dropped) = (std::mem::take(&mut buffer.lines), std::mem::take(&mut buffer.dropped));
+        let closed = buffer.closed;
+        drop(buffer);
+        let result = std::io::stdout().lock().write_all(&lines).and_then(|()| std::io::stdout().flush());
+        match result {
+            Err(error) if !failed => {
+                failed = true;
+                tracing::error!(
+                    "the access log cannot be written to stdout: {error}; mend it, or set ATRIO_ACCESS_LOG=off"
+                );
+            }
+            Ok(()) => failed = false,
+            Err(_) => {}
+        }
+        if dropped > 0 {
+            tracing::warn!(dropped, "the reader of the access log is too slow: lines were dropped");
+        }
+        if closed {
+            return;
+        }
+    }
+}
+
+fn text(out: &mut Vec<u8>, entry: &Entry, clock: &str, combined: bool) -> std::io::Result<()> {
+    match entry.peer {
+        Some(peer) => write!(out, "{peer}")?,
+        None => out.push(b'-'),
+    }
+    write!(out, " - - [{clock}] \"{} ", entry.method)?;
+    escape(out, entry.target.as_bytes());
+    write!(out, " {:?}\" {} {}", entry.version, entry.status, entry.bytes)?;
+    if combined {
+        for header in [entry.referer, entry.user_agent] {
+            out.extend_from_slice(b" \"");
+            escape(out, header.map_or(b"-", |value| value.as_bytes()));
+            out.push(b'"');
+        }
+    }
+    writeln!(out, " {:.6} {:.6} {}", entry.duration.as_secs_f64(), entry.queued.as_secs_f64(), entry.id)
+}
+
+/// As Apache does: quotes, backslashes and what is not printable ASCII cannot forge a line.
+fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
+    for byte in bytes {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+            b' '..=b'~' => out.push(*byte),
+            _ => {
+                let _ = write!(out, "\\x{byte:02x}");
+            }
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Line<'a> {
+    timestamp: std::fmt::Arguments<'a>,
+    kind: &'static str,
+    site: &'a str,
+    remote_addr: Option<IpAddr>,
+    method: &'a str,
+    target: &'a str,
+    protocol: std::fmt::Arguments<'a>,
+    status: u16,
+    bytes: u64,
+    duration: f64,
+    queue_time: f64,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    referer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_agent: Option<String>,
+}
+
+fn json(out: &mut Vec<u8>, entry: &Entry, clock: &str, millis: i32) -> std::io::Result<()> {
+    let header = |value: Option<&HeaderValue>| value.map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+    let micros = |time: Duration| time.as_micros() as f64 / 1e6;
+    let line = Line {
+        timestamp: format_args!("{clock}.{millis:03}Z"),
+        kind: "access",
+        site: entry.site,
+        remote_addr: entry.peer,
+        method: entry.method.as_str(),
+        target: entry.target,
+        protocol: format_args!("{:?}", entry.version),
+        status: entry.status,
+        bytes: entry.bytes,
+        duration: micros(entry.duration),
+        queue_time: micros(entry.queued),
+        request_id: entry.id,
+        referer: header(entry.referer),
+        user_agent: header(entry.user_agent),
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    out.push(b'\n');
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_cannot_be_forged() {
+        let agent = HeaderValue::from_bytes(b"a\"b\\c\xff").unwrap();
+        let entry = Entry {
+            site: "shop",
+            peer: Some("10.0.0.1".parse().unwrap()),
+            method: &Method::GET,
+            target: "/a?\"b",
+            version: Version::HTTP_11,
+            status: 200,
+            bytes: 5,
+            duration: Duration::from_micros(1500),
+            queued: Duration::from_micros(20),
+            id: "abc",
+            referer: None,
+            user_agent: Some(&agent),
+        };
+        let mut out = Vec::new();
+        text(&mut out, &entry, "01/Jan/2026:00:00:00 +0000", true).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "10.0.0.1 - - [01/Jan/2026:00:00:00 +0000] \"GET /a?\\\"b HTTP/1.1\" 200 5 \"-\" \"a\\\"b\\\\c\\xff\" 0.001500 0.000020 abc\n"
+        );
+        let mut out = Vec::new();
+        json(&mut out, &entry, "2026-01-01T00:00:00", 7).unwrap();
+        let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(line["timestamp"], "2026-01-01T00:00:00.007Z");
+        assert_eq!(line["target"], "/a?\"b");
+        assert_eq!(line["duration"], 0.0015);
+    }
+}

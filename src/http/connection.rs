@@ -1,0 +1,46 @@
+//! What guard and service know together about one client connection.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::control::Bound;
+
+use super::head::Rejection;
+
+/// A client connection.
+pub struct Connection {
+    /// `None`: a unix socket.
+    pub peer: Option<SocketAddr>,
+    /// The address that the client connected to.
+    pub local: Bound,
+    /// Whether `ATRIO_TRUSTED_PROXIES` holds the peer.
+    pub trusted: bool,
+    /// Past `ATRIO_MAX_CONNECTIONS`: its first request is refused.
+    pub surplus: bool,
+    requests: AtomicU64,
+    refused: OnceLock<(u64, Rejection)>,
+}
+
+impl Connection {
+    pub fn new(peer: Option<SocketAddr>, local: Bound, trusted: bool, surplus: bool) -> Self {
+        Connection { peer, local, trusted, surplus, requests: AtomicU64::new(0), refused: OnceLock::new() }
+    }
+
+    /// The guard found the stream wrong after the heads of `heads` whole requests.
+    pub fn refuse(&self, heads: u64, rejection: Rejection) {
+        let _ = self.refused.set((heads, rejection));
+    }
+
+    /// Counts a request that hyper has parsed, and says whether it only stands for a head that was refused: hyper answers
+    /// pipelined requests in order, so the refusal has to go through it.
+    pub fn next_request(&self) -> Option<Rejection> {
+        let ordinal = self.requests.fetch_add(1, Relaxed);
+        self.refused.get().filter(|(heads, _)| *heads == ordinal).map(|(_, rejection)| *rejection)
+    }
+
+    /// Why the stream stopped being readable, if the guard stopped it.
+    pub fn refusal(&self) -> Option<Rejection> {
+        self.refused.get().map(|(_, rejection)| *rejection)
+    }
+}

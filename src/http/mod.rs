@@ -1,0 +1,21 @@
+//! HTTP/1 on tokio and hyper: knows no Python.
+//!
+//! `accept` takes connections, `guard` judges their bytes before hyper parses them, `service` turns a request into a
+//! [`job::Job`] on the bounded `queue` and the answer of an app thread into a response, `access_log` writes it down.
+
+pub mod accept;
+pub mod access_log;
+pub mod account;
+pub mod body;
+pub mod connection;
+mod deadline;
+pub mod framing;
+pub mod guard;
+pub mod head;
+pub mod job;
+pub mod queue;
+pub mod reply;
+pub mod service;
+pub mod spool;
+pub mod stream;
+pub mod target;

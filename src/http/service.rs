@@ -1,0 +1,208 @@
+//! From a parsed request to a response: checks, body, queue, answer.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body as _, Incoming};
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::metrics::{Reject, Slot};
+
+use super::access_log::AccessLog;
+use super::account::Account;
+use super::body::Body;
+use super::connection::Connection;
+use super::head::Rejection;
+use super::job::{Job, Reply, RequestBody};
+use super::queue::Queue;
+use super::reply::{Answer, Completions, Content};
+use super::spool::{OnDemand, SpoolError, Spooled, beside, spool};
+use super::target::Target;
+
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A request id longer than this is not taken over from a proxy.
+const MAX_REQUEST_ID: usize = 128;
+
+/// What all connections of a worker share.
+pub struct Shared {
+    pub site: String,
+    pub slot: &'static Slot,
+    pub queue: Queue,
+    pub completions: Arc<Completions>,
+    pub access_log: Option<AccessLog>,
+    /// `ATRIO_MAX_BODY`, in bytes.
+    pub max_body: u64,
+    pub drain: watch::Receiver<bool>,
+    /// Wakes the task that calls [`Queue::tick`].
+    pub busy: Notify,
+}
+
+/// Answers one request. Never fails: what goes wrong is an answer too.
+pub async fn serve(
+    shared: Arc<Shared>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let id = request_id(&connection, request.headers().get(X_REQUEST_ID));
+    let mut account = Account::open(shared.clone(), connection.clone(), &request, id);
+    let outcome = match connection.next_request() {
+        Some(rejection) => Err(Refusal::from(rejection)),
+        None if connection.surplus => Err(Refusal::unavailable(Reject::Connections, "too many connections")),
+        None => ask(&shared, connection, request, account.id.clone()).await,
+    };
+    let (mut head, content, close) = match outcome {
+        Ok(answer) => {
+            account.queued = answer.queued;
+            (answer.head, answer.content, false)
+        }
+        Err(refusal) => refusal.answer(&shared),
+    };
+    account.status = head.status.as_u16();
+    if close || *shared.drain.borrow() {
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if !head.headers.contains_key(X_REQUEST_ID)
+        && let Ok(id) = HeaderValue::from_str(&account.id)
+    {
+        head.headers.insert(X_REQUEST_ID, id);
+    }
+    Ok(Response::from_parts(head, Body::new(content, account)))
+}
+
+async fn ask(
+    shared: &Arc<Shared>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+    id: Arc<str>,
+) -> Result<Answer, Refusal> {
+    let (parts, incoming) = request.into_parts();
+    let target = Target::new(&parts.uri)?;
+    if incoming.size_hint().lower() > shared.max_body {
+        return Err(SpoolError::TooLarge.into());
+    }
+    let (sender, receiver) = oneshot::channel();
+    let reply = Reply::new(sender, shared.completions.clone());
+    let expects = parts.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if expects && !incoming.is_end_stream() {
+        let (body, fetch) = OnDemand::new(incoming, shared.max_body);
+        enqueue(shared, Job { parts, target, body: RequestBody::OnDemand(body), connection, id, reply })?;
+        return beside(receiver, fetch).await.map_err(|_| Refusal::lost())?.map_err(Refusal::from);
+    }
+    let body = if incoming.is_end_stream() {
+        Spooled::Memory(bytes::Bytes::new())
+    } else {
+        spool(incoming, shared.max_body).await.map_err(|error| match (connection.refusal(), error) {
+            (Some(rejection), SpoolError::Client(_)) => rejection.into(),
+            (_, error) => Refusal::from(error),
+        })?
+    };
+    shared.slot.request_body_bytes.fetch_add(body.len(), Relaxed);
+    // The wait for the body was the client's doing: the queue's clock starts here.
+    let reply = reply.restart();
+    enqueue(shared, Job { parts, target, body: RequestBody::Whole(body), connection, id, reply })?;
+    receiver.await.map_err(|_| Refusal::lost())?.map_err(Refusal::from)
+}
+
+fn enqueue(shared: &Shared, job: Job) -> Result<(), Refusal> {
+    shared.queue.push(job).map_err(|_| Refusal::from(Reject::QueueFull))?;
+    shared.busy.notify_one();
+    Ok(())
+}
+
+/// The proxy's request id when it may be believed, else a new one.
+fn request_id(connection: &Connection, given: Option<&HeaderValue>) -> Arc<str> {
+    let given = given.filter(|_| connection.trusted).and_then(|id| id.to_str().ok());
+    match given.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID) {
+        Some(id) => id.into(),
+        None => {
+            let mut text = [0; 32];
+            let mut bits = fastrand::u128(..);
+            for digit in &mut text {
+                *digit = b"0123456789abcdef"[(bits & 15) as usize];
+                bits >>= 4;
+            }
+            String::from_utf8_lossy(&text).into()
+        }
+    }
+}
+
+/// An answer that does not come from the site.
+struct Refusal {
+    status: StatusCode,
+    text: String,
+    reason: Option<Reject>,
+    retry: bool,
+    close: bool,
+}
+
+impl Refusal {
+    fn unavailable(reason: Reject, text: &str) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Refusal { status, text: text.into(), reason: Some(reason), retry: true, close: reason == Reject::Connections }
+    }
+
+    /// The app thread went away without an answer.
+    fn lost() -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Refusal { status, text: "the request was lost".into(), reason: None, retry: false, close: false }
+    }
+
+    fn answer(self, shared: &Shared) -> (http::response::Parts, Content, bool) {
+        if let Some(reason) = self.reason {
+            shared.slot.count_reject(reason);
+        }
+        let mut headers = http::HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if self.retry {
+            headers.insert(header::RETRY_AFTER, shared.queue.retry_after().into());
+        }
+        let text = format!("{} {}\n", self.status, self.text);
+        (super::job::head(self.status, headers), Content::Whole(text.into()), self.close)
+    }
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Self {
+        let reason = match rejection.status {
+            StatusCode::REQUEST_TIMEOUT => Reject::HeaderTimeout,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE | StatusCode::URI_TOO_LONG => Reject::HeaderTooLarge,
+            _ => Reject::BadRequest,
+        };
+        let text = rejection.reason.into();
+        Refusal { status: rejection.status, text, reason: Some(reason), retry: false, close: true }
+    }
+}
+
+impl From<Reject> for Refusal {
+    fn from(reason: Reject) -> Self {
+        match reason {
+            Reject::QueueTimeout => Refusal::unavailable(reason, "the request waited too long for an app thread"),
+            _ => Refusal::unavailable(reason, "too many requests wait already"),
+        }
+    }
+}
+
+impl From<SpoolError> for Refusal {
+    fn from(error: SpoolError) -> Self {
+        let (status, reason) = match &error {
+            SpoolError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Reject::BodyTooLarge),
+            SpoolError::Client(_) => (StatusCode::BAD_REQUEST, Reject::BadRequest),
+            SpoolError::Disk(_) => {
+                tracing::error!("{error}; give TMPDIR a folder with space for request bodies");
+                (StatusCode::SERVICE_UNAVAILABLE, Reject::Spool)
+            }
+        };
+        let retry = reason == Reject::Spool;
+        let text = if retry { "the request body could not be kept".into() } else { error.to_string() };
+        Refusal { status, text, reason: Some(reason), retry, close: true }
+    }
+}
+
+/// Whether one of the trusted networks holds a peer; a unix socket's peer is local and trusted.
+pub fn is_trusted(networks: &[ipnet::IpNet], peer: Option<IpAddr>) -> bool {
+    peer.is_none_or(|peer| networks.iter().any(|network| network.contains(&peer.to_canonical())))
+}

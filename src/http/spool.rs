@@ -1,0 +1,145 @@
+//! Request bodies: read whole before an app thread is taken, in memory while small, then in a temporary file.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Seek, Write};
+use std::pin::pin;
+use std::sync::mpsc;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use tokio::sync::oneshot;
+
+/// A body up to this size stays in memory; what is larger goes to a file without a name in the temporary folder (`TMPDIR`).
+pub const IN_MEMORY: usize = 256 * 1024;
+/// How much is gathered before it is written to the file.
+const WRITE_SIZE: usize = 256 * 1024;
+
+/// A whole body.
+#[derive(Debug)]
+pub enum Spooled {
+    Memory(Bytes),
+    /// Read from its start.
+    File(File, u64),
+}
+
+impl Spooled {
+    pub fn len(&self) -> u64 {
+        match self {
+            Spooled::Memory(bytes) => bytes.len() as u64,
+            Spooled::File(_, len) => *len,
+        }
+    }
+}
+
+/// Why there is no whole body.
+#[derive(Debug)]
+pub enum SpoolError {
+    /// Past `ATRIO_MAX_BODY`.
+    TooLarge,
+    /// The client left, was too slow, or broke the framing.
+    Client(String),
+    /// The temporary file could not be written.
+    Disk(io::Error),
+}
+
+impl std::fmt::Display for SpoolError {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            SpoolError::TooLarge => f.write_str("the request body is larger than ATRIO_MAX_BODY allows"),
+            SpoolError::Client(what) => write!(f, "the request body did not arrive whole: {what}"),
+            SpoolError::Disk(error) => write!(f, "the request body could not be kept in a temporary file: {error}"),
+        }
+    }
+}
+
+/// Reads a body to its end.
+pub async fn spool(mut body: Incoming, limit: u64) -> Result<Spooled, SpoolError> {
+    if body.size_hint().lower() > limit {
+        return Err(SpoolError::TooLarge);
+    }
+    let (mut first, mut memory, mut file, mut total) = (Bytes::new(), BytesMut::new(), None, 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| SpoolError::Client(client_error(&error)))?;
+        let Ok(data) = frame.into_data() else { continue };
+        total += data.len() as u64;
+        if total > limit {
+            return Err(SpoolError::TooLarge);
+        }
+        if total == data.len() as u64 {
+            first = data;
+            continue;
+        }
+        if memory.is_empty() && file.is_none() {
+            memory.reserve(first.len() + (body.size_hint().lower() as usize + data.len()).min(IN_MEMORY));
+            memory.extend_from_slice(&std::mem::take(&mut first));
+        }
+        memory.extend_from_slice(&data);
+        if total > IN_MEMORY as u64 && memory.len() >= WRITE_SIZE {
+            file = Some(append(file, std::mem::take(&mut memory)).await.map_err(SpoolError::Disk)?);
+        }
+    }
+    match file {
+        None if memory.is_empty() => Ok(Spooled::Memory(first)),
+        None => Ok(Spooled::Memory(memory.freeze())),
+        file => {
+            let mut file = append(file, memory).await.map_err(SpoolError::Disk)?;
+            file.rewind().map_err(SpoolError::Disk)?;
+            Ok(Spooled::File(file, total))
+        }
+    }
+}
+
+/// Writes on a thread that may block.
+async fn append(file: Option<File>, data: BytesMut) -> io::Result<File> {
+    let write = move || {
+        let mut file = file.map_or_else(tempfile::tempfile, Ok)?;
+        file.write_all(&data)?;
+        Ok(file)
+    };
+    tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
+}
+
+fn client_error(error: &hyper::Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), |source| source.to_string())
+}
+
+/// The body of a request with `Expect: 100-continue`: it is asked for when the site first reads, not before.
+#[derive(Debug)]
+pub struct OnDemand {
+    ask: oneshot::Sender<()>,
+    answer: mpsc::Receiver<Result<Spooled, SpoolError>>,
+}
+
+impl OnDemand {
+    /// The site's end, and what runs on the I/O thread until the body was delivered.
+    pub fn new(body: Incoming, limit: u64) -> (Self, impl Future<Output = ()>) {
+        let (ask, asked) = oneshot::channel();
+        let (deliver, answer) = mpsc::sync_channel(1);
+        let fetch = async move {
+            if asked.await.is_ok() {
+                let _ = deliver.send(spool(body, limit).await);
+            }
+        };
+        (OnDemand { ask, answer }, fetch)
+    }
+
+    /// Asks the client for the body and blocks until it is whole.
+    pub fn fetch(self) -> Result<Spooled, SpoolError> {
+        let gone = || SpoolError::Client("the client has left".into());
+        self.ask.send(()).map_err(|()| gone())?;
+        self.answer.recv().map_err(|_| gone())?
+    }
+}
+
+/// Polls `side` along with `main`, whose output counts.
+pub async fn beside<T>(main: impl Future<Output = T>, side: impl Future<Output = ()>) -> T {
+    let (mut main, mut side) = (pin!(main), pin!(side));
+    tokio::select! {
+        biased;
+        output = &mut main => output,
+        () = &mut side => main.await,
+    }
+}

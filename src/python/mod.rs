@@ -1,0 +1,5 @@
+//! The embedded CPython: its start, the site's application, and the threads that run it.
+
+pub mod app_threads;
+pub mod interpreter;
+pub mod site;

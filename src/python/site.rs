@@ -1,0 +1,183 @@
+//! Finds a site's packages and loads its application, as mod_wsgi does.
+
+use std::path::{Path, PathBuf};
+
+use pyo3::exceptions::{PyImportError, PySystemExit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::config::Settings;
+use crate::control::{ImportError, Site};
+use crate::exit::Code;
+use crate::python::interpreter;
+use crate::wsgi::log_stream::{LogStream, traceback};
+
+/// The version that this binary embeds, as `3.13`.
+pub const PYTHON_MINOR: &str = env!("ATRIO_PYTHON");
+
+/// The virtual environment of a site: `ATRIO_VENV`, else `.venv` beside its script.
+pub fn venv(settings: &Settings, site: &Site) -> Result<Option<PathBuf>, ImportError> {
+    let wrong = |advice: String| Err(ImportError { advice, code: Code::Config });
+    let Some(venv) = settings
+        .venv
+        .as_ref()
+        .map(|venv| site.folder.join(venv))
+        .or_else(|| Some(site.folder.join(".venv")).filter(|venv| venv.is_dir()))
+    else {
+        return Ok(None);
+    };
+    if !venv.join("pyvenv.cfg").is_file() {
+        let shown = venv.display();
+        return wrong(format!(
+            "{shown} is not a virtual environment: it has no pyvenv.cfg; make one with: atrio python -m venv {shown}"
+        ));
+    }
+    if !venv.join(format!("lib/python{PYTHON_MINOR}")).is_dir() {
+        return wrong(format!(
+            "the virtual environment {shown} was made for another Python, and this is Python {PYTHON_MINOR}; make it anew with: atrio python -m venv --clear {shown}",
+            shown = venv.display()
+        ));
+    }
+    Ok(Some(venv))
+}
+
+/// Where Python should take itself to be, so that `sys.prefix` and `site` find the virtual environment.
+pub fn program(venv: Option<&Path>) -> PathBuf {
+    venv.map_or_else(interpreter::binary, |venv| venv.join("bin/python3"))
+}
+
+/// Prepares `sys` for a site: streams that log, `sys.executable`, and the folders to import from.
+pub fn prepare(py: Python, settings: &Settings, site: &Site) -> PyResult<()> {
+    let sys = py.import("sys")?;
+    for (name, fd) in [("stdout", 1), ("stderr", 2)] {
+        let stream = Bound::new(py, LogStream::new(name, fd))?;
+        sys.setattr(name, &stream)?;
+        sys.setattr(format!("__{name}__"), stream)?;
+    }
+    let binary = interpreter::binary();
+    sys.setattr("executable", binary.as_os_str())?;
+    sys.setattr("_base_executable", binary.as_os_str())?;
+    sys.setattr("argv", [site.folder.join(&settings.script).as_os_str()])?;
+    let path = sys.getattr("path")?.cast_into::<PyList>()?;
+    let packages = site.folder.join("site-packages");
+    if packages.is_dir() {
+        // Its .pth files count, and it stands before the system's packages but behind ATRIO_PYTHON_PATH.
+        let known: std::collections::HashSet<String> = path.extract()?;
+        py.import("site")?.call_method1("addsitedir", (packages.as_os_str(),))?;
+        let added: Vec<String> = path.extract::<Vec<String>>()?.into_iter().filter(|p| !known.contains(p)).collect();
+        for folder in added.iter().rev() {
+            path.call_method1("remove", (folder,))?;
+            path.insert(0, folder)?;
+        }
+    }
+    for folder in settings.python_path.iter().rev() {
+        path.insert(0, site.folder.join(folder).as_os_str())?;
+    }
+    path.insert(0, site.folder.as_os_str())
+}
+
+/// Executes the site's script and returns its application.
+pub fn load(py: Python, settings: &Settings, site: &Site) -> Result<Py<PyAny>, ImportError> {
+    let script = site.folder.join(&settings.script);
+    let failed = |error: PyErr| ImportError { advice: explain(py, &error, &script, site), code: Code::Config };
+    let module = execute(py, &script).map_err(|error| {
+        tracing::error!(
+            site = site.name,
+            "importing {} failed\n{}",
+            script.display(),
+            traceback(py, &error).trim_end()
+        );
+        failed(error)
+    })?;
+    let missing = |what: &str| ImportError {
+        advice: format!(
+            "{} {what} `{}`; declare application(environ, start_response), or name it with ATRIO_CALLABLE",
+            script.display(),
+            settings.callable
+        ),
+        code: Code::Config,
+    };
+    let application =
+        module.getattr_opt(&*settings.callable).map_err(failed)?.ok_or_else(|| missing("does not declare"))?;
+    if !application.is_callable() {
+        return Err(missing("has something that cannot be called under the name"));
+    }
+    Ok(application.unbind())
+}
+
+/// Executes the script as the module of its name, so that `import root` elsewhere in the site finds it.
+fn execute<'py>(py: Python<'py>, script: &Path) -> PyResult<Bound<'py, PyAny>> {
+    let name = script.file_stem().and_then(|stem| stem.to_str()).unwrap_or("root");
+    let name = if name == "__main__" { "root" } else { name };
+    let util = py.import("importlib.util")?;
+    // The loader is named because the script may have any suffix (ATRIO_SCRIPT=site.wsgi).
+    let loader = py.import("importlib.machinery")?.call_method1("SourceFileLoader", (name, script.as_os_str()))?;
+    let options = PyDict::new(py);
+    options.set_item("loader", &loader)?;
+    let spec = util.call_method("spec_from_file_location", (name, script.as_os_str()), Some(&options))?;
+    let module = util.call_method1("module_from_spec", (spec,))?;
+    let modules = py.import("sys")?.getattr("modules")?;
+    modules.set_item(name, &module)?;
+    if let Err(error) = loader.call_method1("exec_module", (&module,)) {
+        modules.del_item(name)?;
+        return Err(error);
+    }
+    Ok(module)
+}
+
+/// One sentence on a failed import, with what to do.
+fn explain(py: Python, error: &PyErr, script: &Path, site: &Site) -> String {
+    let shown = script.display();
+    let missing = error.is_instance_of::<PyImportError>(py).then(|| error.value(py).getattr("name").ok()).flatten();
+    if let Some(name) = missing.and_then(|name| name.extract::<String>().ok()) {
+        let folder = site.folder.join("site-packages");
+        return format!(
+            "{shown} cannot be imported: {}; install what provides `{name}` with: atrio pip install --target {} NAME",
+            error.value(py),
+            folder.display()
+        );
+    }
+    if error.is_instance_of::<PySystemExit>(py) {
+        return format!(
+            "{shown} called sys.exit() while it was imported; put that behind: if __name__ == \"__main__\""
+        );
+    }
+    let kind = error.get_type(py).name().map_or_else(|_| "an exception".into(), |name| name.to_string());
+    format!("{shown} cannot be imported: {kind}: {}; mend what the traceback above shows", error.value(py))
+}
+
+/// What importing the site left that must not be shared over a fork: threads, and open sockets.
+pub fn unforkable(py: Python, sockets_before: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    let tasks = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if tasks > 1 {
+        let names = py
+            .import("threading")
+            .and_then(|threading| threading.call_method0("enumerate"))
+            .and_then(|threads| threads.try_iter()?.map(|t| t?.getattr("name")?.extract::<String>()).collect());
+        let names: Vec<String> = names.unwrap_or_default();
+        let names: Vec<String> = names.into_iter().filter(|name| name != "MainThread").collect();
+        found.push(format!("{} running ({})", plural(tasks - 1, "thread"), list(&names)));
+    }
+    let sockets = sockets().into_iter().filter(|socket| !sockets_before.contains(socket)).count();
+    if sockets > 0 {
+        found.push(format!("{} open", plural(sockets, "socket")));
+    }
+    found
+}
+
+fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "not Python's".into() } else { names.join(", ") }
+}
+
+/// The open sockets of this process, as the kernel names them.
+pub fn sockets() -> Vec<String> {
+    let Ok(fds) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok()?.into_os_string().into_string().ok())
+        .filter(|target| target.starts_with("socket:"))
+        .collect()
+}

@@ -1,0 +1,411 @@
+//! Which zygotes and workers there should be: a value that turns events into actions, without processes and clocks.
+//!
+//! A generation is one import of the site. At most one serves and one is incoming; older ones only drain.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::control::ImportError;
+use crate::exit::{Code, Failure};
+
+/// First pause before a worker or zygote that failed is started again; it doubles with each failure in a row.
+const BACKOFF: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A worker that served this long was not broken from the start.
+const STABLE: Duration = Duration::from_secs(10);
+/// Failures in a row, with no worker left that serves, after which it is a crash loop and someone has to look.
+const CRASH_LOOP: u32 = 8;
+/// Deaths before readiness after which an incoming generation is given up.
+const STILLBORN: u32 = 3;
+
+/// Time since the supervisor began.
+pub type Now = Duration;
+pub type Generation = u64;
+/// A slot of the scoreboard.
+pub type Slot = usize;
+
+/// What the fleet is told.
+#[derive(Debug)]
+pub enum Event {
+    Start,
+    ZygoteReady(Generation),
+    /// Preloading is not possible for these reasons.
+    Unforkable(Generation, Vec<String>),
+    ImportFailed(Generation, ImportError),
+    /// With how it ended, in words.
+    ZygoteExited(Generation, String),
+    WorkerReady(Slot),
+    WorkerExited(Slot, String),
+    Reload,
+    Stop,
+    /// Time has passed; see [`Fleet::deadline`].
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    StartZygote {
+        generation: Generation,
+        preload: bool,
+    },
+    StopZygote(Generation),
+    Fork {
+        generation: Generation,
+        slot: Slot,
+    },
+    Drain {
+        slot: Slot,
+        backlog: bool,
+    },
+    Kill(Slot),
+    /// All workers of this generation accept requests: it serves now.
+    Serving(Generation),
+    /// The reload came to nothing; the last generation serves on.
+    ReloadFailed(String),
+    /// A line for the log.
+    Warn(String),
+    /// A worker died that nobody had asked to end.
+    Crashed(Slot),
+    Exit(Result<(), Failure>),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    pub workers: usize,
+    pub slots: usize,
+    pub preload: bool,
+    pub drain_delay: Duration,
+    pub drain_timeout: Duration,
+}
+
+#[derive(Debug, PartialEq)]
+enum Zygote {
+    Starting,
+    Ready,
+    Stopping,
+    Gone,
+}
+
+#[derive(Debug)]
+struct Worker {
+    generation: Generation,
+    ready_at: Option<Now>,
+    /// Draining; killed at that time.
+    kill_at: Option<Now>,
+}
+
+#[derive(Debug)]
+enum Stop {
+    /// Still accepting until then, for load balancers that lag.
+    Delayed(Now),
+    Draining,
+}
+
+#[derive(Debug)]
+pub struct Fleet {
+    policy: Policy,
+    zygotes: BTreeMap<Generation, Zygote>,
+    workers: BTreeMap<Slot, Worker>,
+    last: Generation,
+    serving: Option<Generation>,
+    incoming: Option<Generation>,
+    reload_wanted: bool,
+    /// Importing leaves what a fork would break: workers import for themselves from now on.
+    unforkable: bool,
+    failures: u32,
+    stillborn: u32,
+    retry_at: Option<Now>,
+    reason: String,
+    stop: Option<Stop>,
+    over: bool,
+}
+
+impl Fleet {
+    pub fn new(policy: Policy) -> Self {
+        Fleet {
+            policy,
+            zygotes: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            last: 0,
+            serving: None,
+            incoming: None,
+            reload_wanted: false,
+            unforkable: false,
+            failures: 0,
+            stillborn: 0,
+            retry_at: None,
+            reason: String::new(),
+            stop: None,
+            over: false,
+        }
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn deadline(&self) -> Option<Now> {
+        let delayed = match self.stop {
+            Some(Stop::Delayed(until)) => Some(until),
+            _ => None,
+        };
+        self.workers.values().filter_map(|w| w.kill_at).chain(self.retry_at).chain(delayed).min()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_some()
+    }
+
+    #[cfg(test)]
+    pub fn serving(&self) -> Option<Generation> {
+        self.serving
+    }
+
+    pub fn on(&mut self, now: Now, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Start => self.begin_generation(&mut actions),
+            Event::ZygoteReady(generation) => {
+                if self.zygotes.get(&generation) == Some(&Zygote::Starting) {
+                    self.zygotes.insert(generation, Zygote::Ready);
+                }
+            }
+            Event::Unforkable(generation, reasons) => self.fall_back(generation, &reasons, &mut actions),
+            Event::ImportFailed(generation, error) => self.import_failed(generation, error, &mut actions),
+            Event::ZygoteExited(generation, how) => self.zygote_exited(now, generation, how, &mut actions),
+            Event::WorkerReady(slot) => {
+                if let Some(worker) = self.workers.get_mut(&slot) {
+                    worker.ready_at = Some(now);
+                }
+            }
+            Event::WorkerExited(slot, how) => self.worker_exited(now, slot, how, &mut actions),
+            Event::Reload => self.reload_wanted = true,
+            Event::Stop => {
+                if self.stop.is_none() {
+                    self.stop = Some(Stop::Delayed(now + self.policy.drain_delay));
+                }
+            }
+            Event::Tick => {}
+        }
+        if !self.over {
+            self.settle(now, &mut actions);
+        }
+        actions
+    }
+
+    /// Moves towards what should be.
+    fn settle(&mut self, now: Now, actions: &mut Vec<Action>) {
+        for (slot, worker) in &mut self.workers {
+            if worker.kill_at.is_some_and(|at| at <= now) {
+                worker.kill_at = Some(now + BACKOFF_MAX);
+                actions.push(Action::Kill(*slot));
+            }
+        }
+        if let Some(Stop::Delayed(until)) = self.stop
+            && until <= now
+        {
+            self.stop = Some(Stop::Draining);
+            self.drain(now, |_| true, true, actions);
+            for generation in self.zygotes.keys().copied().collect::<Vec<_>>() {
+                self.stop_zygote(generation, actions);
+            }
+        }
+        if let Some(Stop::Draining) = self.stop {
+            if self.workers.is_empty() && self.zygotes.is_empty() {
+                self.exit(Ok(()), actions);
+            }
+            return;
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+        }
+        if self.reload_wanted && self.incoming.is_none() && self.stop.is_none() {
+            self.reload_wanted = false;
+            self.begin_generation(actions);
+        }
+        self.restore_zygote(actions);
+        self.fill(actions);
+        self.promote(now, actions);
+    }
+
+    fn begin_generation(&mut self, actions: &mut Vec<Action>) {
+        self.last += 1;
+        self.stillborn = 0;
+        self.incoming = Some(self.last);
+        self.start_zygote(self.last, actions);
+    }
+
+    fn start_zygote(&mut self, generation: Generation, actions: &mut Vec<Action>) {
+        self.zygotes.insert(generation, Zygote::Starting);
+        actions.push(Action::StartZygote { generation, preload: self.policy.preload && !self.unforkable });
+    }
+
+    fn stop_zygote(&mut self, generation: Generation, actions: &mut Vec<Action>) {
+        if let Some(zygote) = self.zygotes.get_mut(&generation)
+            && *zygote != Zygote::Stopping
+        {
+            if *zygote == Zygote::Gone {
+                self.zygotes.remove(&generation);
+            } else {
+                *zygote = Zygote::Stopping;
+                actions.push(Action::StopZygote(generation));
+            }
+        }
+    }
+
+    /// A serving generation whose zygote died cannot replace its workers: the next one takes over.
+    fn restore_zygote(&mut self, actions: &mut Vec<Action>) {
+        let lost = self.serving.is_some_and(|g| self.zygotes.get(&g) == Some(&Zygote::Gone));
+        if lost && self.incoming.is_none() && self.retry_at.is_none() && self.stop.is_none() {
+            self.begin_generation(actions);
+        }
+    }
+
+    /// Starts the workers that are missing.
+    fn fill(&mut self, actions: &mut Vec<Action>) {
+        if self.retry_at.is_some() {
+            return;
+        }
+        for generation in [self.incoming, self.serving].into_iter().flatten() {
+            if self.zygotes.get(&generation) != Some(&Zygote::Ready) {
+                continue;
+            }
+            let present = self.workers.values().filter(|w| w.generation == generation && w.kill_at.is_none()).count();
+            for _ in present..self.policy.workers {
+                let Some(slot) = (0..self.policy.slots).find(|slot| !self.workers.contains_key(slot)) else { return };
+                self.workers.insert(slot, Worker { generation, ready_at: None, kill_at: None });
+                actions.push(Action::Fork { generation, slot });
+            }
+        }
+    }
+
+    /// The incoming generation serves as soon as all its workers do; then the last one drains.
+    fn promote(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let Some(incoming) = self.incoming else { return };
+        let ready = |w: &&Worker| w.generation == incoming && w.ready_at.is_some();
+        if self.workers.values().filter(ready).count() < self.policy.workers {
+            return;
+        }
+        self.incoming = None;
+        self.serving = Some(incoming);
+        actions.push(Action::Serving(incoming));
+        self.drain(now, |w| w.generation != incoming, false, actions);
+        for generation in self.zygotes.keys().copied().filter(|g| *g != incoming).collect::<Vec<_>>() {
+            self.stop_zygote(generation, actions);
+        }
+    }
+
+    fn drain(&mut self, now: Now, which: impl Fn(&Worker) -> bool, backlog: bool, actions: &mut Vec<Action>) {
+        for (slot, worker) in &mut self.workers {
+            if worker.kill_at.is_none() && which(worker) {
+                worker.kill_at = Some(now + self.policy.drain_timeout);
+                actions.push(Action::Drain { slot: *slot, backlog });
+            }
+        }
+    }
+
+    fn fall_back(&mut self, generation: Generation, reasons: &[String], actions: &mut Vec<Action>) {
+        actions.push(Action::Warn(format!(
+            "importing the site left {}: each worker imports it for itself (ATRIO_PRELOAD=off says so from the start)",
+            reasons.join(" and ")
+        )));
+        self.unforkable = true;
+        self.stop_zygote(generation, actions);
+        if self.incoming == Some(generation) {
+            self.begin_generation(actions);
+        }
+    }
+
+    fn import_failed(&mut self, generation: Generation, error: ImportError, actions: &mut Vec<Action>) {
+        if self.incoming == Some(generation) {
+            self.give_up(generation, Failure::new(error.code, error.advice), actions);
+        }
+    }
+
+    /// The incoming generation came to nothing.
+    fn give_up(&mut self, generation: Generation, failure: Failure, actions: &mut Vec<Action>) {
+        self.incoming = None;
+        for (slot, worker) in &mut self.workers {
+            if worker.generation == generation && worker.kill_at.is_none() {
+                worker.kill_at = Some(Duration::MAX);
+                actions.push(Action::Kill(*slot));
+            }
+        }
+        self.stop_zygote(generation, actions);
+        if self.serving.is_some() {
+            actions.push(Action::ReloadFailed(failure.message));
+        } else if self.stop.is_none() {
+            self.exit(Err(failure), actions);
+        }
+    }
+
+    fn zygote_exited(&mut self, now: Now, generation: Generation, how: String, actions: &mut Vec<Action>) {
+        let Some(state) = self.zygotes.remove(&generation) else { return };
+        match state {
+            Zygote::Stopping | Zygote::Gone => {}
+            _ if self.stop.is_some() => {}
+            Zygote::Starting | Zygote::Ready if self.incoming == Some(generation) => {
+                let message = format!(
+                    "the process that imports the site ended: {how}; nothing in the log above says why it should"
+                );
+                self.give_up(generation, Failure::new(Code::Software, message), actions);
+            }
+            Zygote::Starting | Zygote::Ready => {
+                actions.push(Action::Warn(format!("the zygote ended: {how}; the site is imported anew")));
+                self.zygotes.insert(generation, Zygote::Gone);
+                self.back_off(now, how);
+            }
+        }
+    }
+
+    fn worker_exited(&mut self, now: Now, slot: Slot, how: String, actions: &mut Vec<Action>) {
+        let Some(worker) = self.workers.remove(&slot) else { return };
+        if worker.kill_at.is_some() {
+            return;
+        }
+        if self.stop.is_some() {
+            actions.push(Action::Crashed(slot));
+            return;
+        }
+        actions.push(Action::Crashed(slot));
+        let lived = worker.ready_at.map(|at| now.saturating_sub(at));
+        if lived.is_some_and(|lived| lived >= STABLE) {
+            self.failures = 0;
+        }
+        if self.incoming == Some(worker.generation) && lived.is_none() {
+            self.stillborn += 1;
+            if self.stillborn >= STILLBORN {
+                let message = format!("workers die before they are ready: {how}");
+                return self.give_up(worker.generation, Failure::new(Code::Software, message), actions);
+            }
+        }
+        self.back_off(now, how);
+        let serves = |w: &Worker| w.ready_at.is_some() && w.kill_at.is_none();
+        if self.failures >= CRASH_LOOP && !self.workers.values().any(serves) {
+            let message = format!(
+                "workers died {} times in a row, none lived {} s: the last one {}",
+                self.failures,
+                STABLE.as_secs(),
+                self.reason
+            );
+            self.exit(Err(Failure::new(Code::Software, message)), actions);
+        } else {
+            let pause = self.retry_at.map_or(0, |at| at.saturating_sub(now).as_millis());
+            actions.push(Action::Warn(format!("a worker {}; another one starts in {pause} ms", self.reason)));
+        }
+    }
+
+    fn back_off(&mut self, now: Now, how: String) {
+        let pause = BACKOFF.saturating_mul(1 << self.failures.min(10)).min(BACKOFF_MAX);
+        self.failures += 1;
+        self.reason = how;
+        self.retry_at = Some(now + pause);
+    }
+
+    fn exit(&mut self, result: Result<(), Failure>, actions: &mut Vec<Action>) {
+        self.over = true;
+        actions.push(Action::Exit(result));
+    }
+}
+
+#[cfg(test)]
+#[path = "fleet_tests.rs"]
+mod tests;

@@ -1,0 +1,289 @@
+//! The supervisor: owns sockets, children, metrics and readiness. Never loads Python, never dies because of a site.
+
+mod admin;
+mod children;
+mod fleet;
+mod notify;
+mod sites;
+mod sockets;
+mod view;
+
+pub use children::ZYGOTE;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::{Preload, Settings};
+use crate::control::{FromWorker, FromZygote, Launch, Site};
+use crate::exit::{Code, Failure};
+use crate::metrics::Scoreboard;
+use crate::os;
+
+use children::{Children, Report};
+use fleet::{Action, Event, Fleet, Generation, Policy};
+use sockets::Listener;
+use view::View;
+
+/// Slots of the scoreboard for each worker: one serves, one of the next generation starts, the others drain.
+const SLOTS: usize = 4;
+/// A pause that is never waited out.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Serves until a signal ends it.
+pub fn run(settings: Settings, explicit_listen: bool) -> Result<(), Failure> {
+    let site = sites::find(&settings)?;
+    let mut activated = sockets::activated();
+    let listeners = if explicit_listen || activated.is_empty() {
+        sockets::bind("ATRIO_LISTEN", &settings.listen, &mut activated)?
+    } else {
+        let adopted = activated.drain(..).map(|(_, fd)| sockets::adopt(fd)).collect::<std::io::Result<_>>();
+        adopted.map_err(|error| Failure::os("a socket of the service manager cannot be used", error))?
+    };
+    let admin = bind_admin(&settings, &mut activated)?;
+    os::become_subreaper().map_err(|error| Failure::os("cannot become the parent of orphaned workers", error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::os("cannot start the runtime", error))?;
+    runtime.block_on(async { Supervisor::new(settings, site, listeners, admin)?.run().await })
+}
+
+/// Somebody who did not ask for an admin listener can do without when its port is taken.
+fn bind_admin(
+    settings: &Settings,
+    activated: &mut Vec<(String, std::os::fd::OwnedFd)>,
+) -> Result<Vec<Listener>, Failure> {
+    let bound = sockets::bind("ATRIO_ADMIN_LISTEN", &settings.admin_listen, activated);
+    match bound {
+        Err(failure) if settings.admin_listen_is_default && failure.code == Code::Unavailable => {
+            tracing::warn!("{failure}; no probes and metrics are served");
+            Ok(Vec::new())
+        }
+        bound => bound,
+    }
+}
+
+struct Supervisor {
+    settings: Settings,
+    site: Site,
+    workers: usize,
+    slots: usize,
+    listeners: Vec<Listener>,
+    admin: Vec<Listener>,
+    fleet: Fleet,
+    children: Children,
+    reports: mpsc::UnboundedReceiver<Report>,
+    view: Arc<View>,
+    began: Instant,
+    /// A reload that somebody asked for is under way.
+    reloading: bool,
+}
+
+impl Supervisor {
+    fn new(settings: Settings, site: Site, listeners: Vec<Listener>, admin: Vec<Listener>) -> Result<Self, Failure> {
+        let granted = || std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = settings.workers.unwrap_or_else(granted);
+        let slots = workers * SLOTS;
+        let (memory, board) = Scoreboard::create(slots).map_err(|e| Failure::os("cannot share memory", e))?;
+        let (sender, reports) = mpsc::unbounded_channel();
+        let policy = Policy {
+            workers,
+            slots,
+            preload: settings.preload != Preload::Off,
+            drain_delay: settings.drain_delay,
+            drain_timeout: settings.drain_timeout,
+        };
+        Ok(Supervisor {
+            view: Arc::new(View::new(site.name.clone(), board)),
+            fleet: Fleet::new(policy),
+            children: Children::new(memory, sender),
+            began: Instant::now(),
+            reloading: false,
+            settings,
+            site,
+            workers,
+            slots,
+            listeners,
+            admin,
+            reports,
+        })
+    }
+
+    async fn run(mut self) -> Result<(), Failure> {
+        let mut signals = Signals::new().map_err(|error| Failure::os("cannot handle signals", error))?;
+        admin::start(&self.admin, &self.view).map_err(|error| Failure::os("cannot start the admin listener", error))?;
+        let mut events = vec![Event::Start];
+        loop {
+            for event in events.drain(..) {
+                for action in self.fleet.on(self.began.elapsed(), event) {
+                    if let Action::Exit(result) = action {
+                        self.children.kill_all();
+                        return result;
+                    }
+                    self.act(action)?;
+                }
+            }
+            let deadline =
+                self.fleet.deadline().map_or(FOREVER, |at| at.saturating_sub(self.began.elapsed()).min(FOREVER));
+            tokio::select! {
+                Some(report) = self.reports.recv() => events.extend(self.heard(report)),
+                signal = signals.next() => match signal {
+                    Asked::Reap => events.extend(self.reap()),
+                    Asked::Reload => events.extend(self.reload()),
+                    Asked::Stop(code) if self.fleet.is_stopping() => {
+                        self.children.kill_all();
+                        tracing::warn!("a second signal: requests under way are cut");
+                        os::exit_now(code);
+                    }
+                    Asked::Stop(_) => {
+                        self.view.stopping.store(true, Relaxed);
+                        notify::stopping();
+                        tracing::info!("draining: every accepted request is finished");
+                        events.push(Event::Stop);
+                    }
+                },
+                () = tokio::time::sleep(deadline) => events.push(Event::Tick),
+            }
+        }
+    }
+
+    fn heard(&mut self, report: Report) -> Option<Event> {
+        match report {
+            Report::Zygote(generation, Some(FromZygote::Ready)) => Some(Event::ZygoteReady(generation)),
+            Report::Zygote(generation, Some(FromZygote::Unforkable(why))) => Some(Event::Unforkable(generation, why)),
+            Report::Zygote(generation, Some(FromZygote::ImportFailed(e))) => Some(Event::ImportFailed(generation, e)),
+            Report::Zygote(_, Some(FromZygote::ForkFailed { slot, error })) => {
+                Some(Event::WorkerExited(slot, format!("could not be forked: {error}")))
+            }
+            Report::Zygote(_, None) => None,
+            Report::Worker(slot, Some(FromWorker::Started { pid })) => self.children.identified(slot, pid),
+            Report::Worker(slot, Some(FromWorker::Ready)) => Some(Event::WorkerReady(slot)),
+            Report::Worker(slot, Some(FromWorker::ImportFailed(error))) => {
+                let generation = self.view.board.slot(slot).generation.load(Relaxed);
+                Some(Event::ImportFailed(generation, error))
+            }
+            Report::Worker(slot, None) => self.children.silent(slot),
+        }
+    }
+
+    fn reap(&mut self) -> Vec<Event> {
+        let events = self.children.reap();
+        for event in &events {
+            if let Event::WorkerExited(slot, _) = event {
+                self.view.board.slot(*slot).vacate();
+            }
+        }
+        events
+    }
+
+    fn reload(&mut self) -> Option<Event> {
+        if self.fleet.is_stopping() {
+            return None;
+        }
+        tracing::info!(site = self.site.name, "reloading");
+        notify::reloading();
+        self.reloading = true;
+        Some(Event::Reload)
+    }
+
+    fn act(&mut self, action: Action) -> Result<(), Failure> {
+        match action {
+            Action::StartZygote { generation, preload } => {
+                let launch = self.launch(generation, preload);
+                self.children
+                    .start_zygote(&launch, &self.listeners)
+                    .map_err(|error| Failure::os("cannot start a process for the site", error))?;
+            }
+            Action::StopZygote(generation) => self.children.kill_zygote(generation),
+            Action::Fork { generation, slot } => {
+                // A zygote that cannot be told is dead, and its end is on its way here.
+                if let Err(error) = self.children.fork(generation, slot) {
+                    tracing::warn!("cannot ask for a worker: {error}");
+                }
+            }
+            Action::Drain { slot, backlog } => self.children.drain(slot, backlog),
+            Action::Kill(slot) => {
+                tracing::warn!(
+                    pid = self.view.board.slot(slot).pid.load(Relaxed),
+                    "a worker did not leave in time: killed"
+                );
+                self.children.kill_worker(slot);
+            }
+            Action::Serving(generation) => self.serving(generation),
+            Action::ReloadFailed(reason) => {
+                self.view.reloads_failed.fetch_add(1, Relaxed);
+                self.reloading = false;
+                tracing::error!(site = self.site.name, "the reload failed, the last import serves on: {reason}");
+                notify::still_ready(&format!("serving {}; the last reload failed: {reason}", self.site.name));
+            }
+            Action::Warn(line) => tracing::warn!(site = self.site.name, "{line}"),
+            Action::Crashed(_) => {
+                self.view.restarts.fetch_add(1, Relaxed);
+            }
+            Action::Exit(_) => {}
+        }
+        Ok(())
+    }
+
+    fn launch(&self, generation: Generation, preload: bool) -> Launch {
+        Launch {
+            settings: self.settings.clone(),
+            site: self.site.clone(),
+            generation,
+            preload,
+            workers: self.workers,
+            slots: self.slots,
+            listeners: self.listeners.iter().map(|listener| listener.bound.clone()).collect(),
+        }
+    }
+
+    fn serving(&mut self, generation: Generation) {
+        self.view.generation.store(generation, Relaxed);
+        if std::mem::take(&mut self.reloading) {
+            self.view.reloads.fetch_add(1, Relaxed);
+        }
+        let addresses: Vec<String> = self.listeners.iter().map(|listener| listener.bound.to_string()).collect();
+        let status = format!("serving {} on {}", self.site.name, addresses.join(", "));
+        let (workers, threads) = (self.workers, self.settings.threads);
+        tracing::info!(generation, workers, threads, ready_ms = self.began.elapsed().as_millis() as u64, "{status}");
+        notify::ready(&self.listeners, &self.admin, &status);
+    }
+}
+
+enum Asked {
+    Reap,
+    Reload,
+    /// With the exit code that a shell would give this signal.
+    Stop(i32),
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    child: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            child: signal(SignalKind::child())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop(128 + libc::SIGTERM),
+            _ = self.interrupt.recv() => Asked::Stop(128 + libc::SIGINT),
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.child.recv() => Asked::Reap,
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Binds the listening sockets once, for all generations of workers; or takes over those of systemd.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::Listen;
+use crate::control::Bound;
+use crate::exit::{Code, Failure};
+use crate::os;
+
+/// Connections that the kernel keeps until a worker accepts them; it takes `net.core.somaxconn` if that is less.
+const BACKLOG: i32 = 4096;
+
+/// A bound socket that listens.
+pub struct Listener {
+    pub fd: OwnedFd,
+    pub bound: Bound,
+    /// The file to remove at the end.
+    unlink: bool,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Bound::Unix(path) = &self.bound
+            && self.unlink
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Sockets that the service manager handed over, with their names (`LISTEN_FDS`, `LISTEN_FDNAMES`).
+pub fn activated() -> Vec<(String, OwnedFd)> {
+    let Ok(fds) = sd_notify::listen_fds_with_names() else { return Vec::new() };
+    fds.filter_map(|(fd, name)| Some((name, os::inherited(fd).ok()?))).collect()
+}
+
+/// Binds every address of the setting `variable`.
+pub fn bind(
+    variable: &str,
+    addresses: &[Listen],
+    activated: &mut Vec<(String, OwnedFd)>,
+) -> Result<Vec<Listener>, Failure> {
+    addresses.iter().map(|address| one(variable, address, activated)).collect()
+}
+
+fn one(variable: &str, address: &Listen, activated: &mut Vec<(String, OwnedFd)>) -> Result<Listener, Failure> {
+    match address {
+        Listen::Tcp(address) => tcp(*address).map_err(|error| explain(variable, &address.to_string(), &error)),
+        Listen::Unix(path) => unix(path).map_err(|error| explain(variable, &path.display().to_string(), &error)),
+        Listen::Fd(name) => {
+            let at = activated.iter().position(|(given, _)| given == name).ok_or_else(|| {
+                let given: Vec<&str> = activated.iter().map(|(name, _)| &**name).collect();
+                let given = if given.is_empty() { "none".into() } else { given.join(", ") };
+                Failure::config(format!(
+                    "{variable}=fd:{name}: the service manager gave no socket of that name (given: {given}); see FileDescriptorName= in systemd.socket"
+                ))
+            })?;
+            adopt(activated.swap_remove(at).1).map_err(|error| explain(variable, &format!("fd:{name}"), &error))
+        }
+    }
+}
+
+/// Takes over a socket that listens already.
+pub fn adopt(fd: OwnedFd) -> io::Result<Listener> {
+    let socket = Socket::from(fd);
+    let address = socket.local_addr()?;
+    let bound = match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => Bound::Tcp(address),
+        (None, path) => Bound::Unix(path.unwrap_or(Path::new("")).to_owned()),
+    };
+    Ok(Listener { fd: socket.into(), bound, unlink: false })
+}
+
+fn tcp(address: SocketAddr) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let bound = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok(Listener { fd: socket.into(), bound: Bound::Tcp(bound), unlink: false })
+}
+
+fn unix(path: &Path) -> io::Result<Listener> {
+    // A socket file that nobody listens on was left by a process that was killed.
+    if UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    Ok(Listener { fd: listener.into(), bound: Bound::Unix(path.to_owned()), unlink: true })
+}
+
+fn explain(variable: &str, address: &str, error: &io::Error) -> Failure {
+    let (code, remedy) = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            (Code::Unavailable, "something else listens there; stop it or choose another address")
+        }
+        io::ErrorKind::PermissionDenied => {
+            (Code::Permission, "ports below 1024 and this folder need a privilege; choose another address")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            (Code::Unavailable, "this machine has no such address; 0.0.0.0 stands for all")
+        }
+        io::ErrorKind::NotFound => (Code::Config, "the folder of the socket does not exist; make it"),
+        _ => (Code::Unavailable, "choose another address"),
+    };
+    Failure::new(code, format!("{variable}: cannot listen on {address}: {error}; {remedy}"))
+}

@@ -1,0 +1,171 @@
+//! The I/O thread of a worker: connections, the control socket, the drain.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc as async_mpsc, watch};
+
+use crate::control::{AsyncChannel, FromWorker, Launch, ToWorker};
+use crate::exit::Code;
+use crate::http::accept::{Listener, Serving};
+use crate::http::guard::Timeouts;
+use crate::http::service::Shared;
+use crate::metrics::State;
+use crate::os;
+
+/// For how many ticks without work the queue is still looked after: a sleep is cheaper than a wake-up for each request.
+const IDLE_TICKS: u32 = 10;
+
+/// What the I/O thread starts with.
+pub struct Start {
+    pub control: OwnedFd,
+    pub listeners: Vec<OwnedFd>,
+    pub launch: Launch,
+    pub drain: watch::Sender<bool>,
+    /// Told when the last request has been answered.
+    pub finished: mpsc::Sender<()>,
+}
+
+enum Order {
+    Say(FromWorker),
+    Serve(Arc<Shared>),
+}
+
+/// The I/O thread, as the main thread sees it.
+pub struct Io {
+    orders: async_mpsc::UnboundedSender<Order>,
+    thread: JoinHandle<()>,
+}
+
+impl Io {
+    /// Sends a message to the supervisor.
+    pub fn say(&self, message: FromWorker) {
+        let _ = self.orders.send(Order::Say(message));
+    }
+
+    /// Begins to accept connections.
+    pub fn serve(&self, shared: Arc<Shared>) {
+        let _ = self.orders.send(Order::Serve(shared));
+    }
+
+    /// Waits for the supervisor to end this process.
+    pub fn join(self) -> ! {
+        let _ = self.thread.join();
+        os::exit_now(Code::Software as i32)
+    }
+}
+
+impl Start {
+    pub fn spawn(self) -> std::io::Result<Io> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (orders, receiver) = async_mpsc::unbounded_channel();
+        let thread = std::thread::Builder::new().name("atrio-io".into()).spawn(move || {
+            if let Err(error) = runtime.block_on(self.run(receiver)) {
+                tracing::error!("the I/O thread failed: {error}");
+                os::exit_now(Code::Os as i32);
+            }
+        })?;
+        Ok(Io { orders, thread })
+    }
+
+    async fn run(mut self, mut orders: async_mpsc::UnboundedReceiver<Order>) -> std::io::Result<()> {
+        let control = AsyncChannel::new(self.control.try_clone()?)?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        // A signal for the supervisor that reached the whole process group does not end a worker.
+        let mut hangup = signal(SignalKind::hangup())?;
+        let (alive, mut ended) = async_mpsc::channel::<()>(1);
+        let (backlog_sender, backlog) = watch::channel(false);
+        let mut serving: Option<Arc<Shared>> = None;
+        let mut alive = Some(alive);
+        loop {
+            let drain = tokio::select! {
+                Some(order) = orders.recv() => {
+                    match order {
+                        Order::Say(message) => control.send(&message, &[])?,
+                        Order::Serve(shared) => {
+                            let Some(alive) = alive.clone() else { continue };
+                            self.start(&shared, alive, &backlog)?;
+                            shared.slot.set_state(State::Ready);
+                            control.send(&FromWorker::Ready, &[])?;
+                            serving = Some(shared);
+                        }
+                    }
+                    None
+                }
+                message = control.receive() => match message {
+                    // The supervisor is gone.
+                    Ok(None) | Err(_) => os::exit_now(Code::Software as i32),
+                    Ok(Some(ToWorker::Drain { backlog })) => Some(backlog),
+                },
+                _ = terminate.recv() => Some(false),
+                _ = hangup.recv() => None,
+                _ = ended.recv(), if alive.is_none() => {
+                    if let Some(shared) = &serving {
+                        shared.queue.close();
+                    }
+                    let _ = self.finished.send(());
+                    // What is left is Python's farewell; this thread still watches the control socket.
+                    while let Ok(Some(ToWorker::Drain { .. })) = control.receive().await {}
+                    os::exit_now(Code::Software as i32);
+                }
+            };
+            if let Some(backlog) = drain {
+                let Some(shared) = &serving else { os::exit_now(0) };
+                shared.slot.set_state(State::Draining);
+                backlog_sender.send_replace(backlog);
+                self.drain.send_replace(true);
+                // The accept loops and connections hold clones: the channel ends with the last of them.
+                alive = None;
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        shared: &Arc<Shared>,
+        alive: async_mpsc::Sender<()>,
+        backlog: &watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        let settings = &self.launch.settings;
+        let serving = Serving {
+            shared: shared.clone(),
+            timeouts: Timeouts {
+                header: settings.header_timeout,
+                body: settings.body_timeout,
+                keepalive: settings.keepalive_timeout,
+            },
+            max_header: settings.max_header,
+            max_connections: settings.max_connections,
+            trusted: settings.trusted_proxies.clone().into(),
+            alive,
+        };
+        for (fd, bound) in self.listeners.drain(..).zip(&self.launch.listeners) {
+            let listener = Listener::new(fd, bound)?;
+            tokio::spawn(listener.run(serving.clone(), self.drain.subscribe(), backlog.clone()));
+        }
+        let completions = shared.completions.clone();
+        tokio::spawn(async move { completions.run().await });
+        tokio::spawn(look_after(shared.clone(), settings.queue_timeout));
+        Ok(())
+    }
+}
+
+/// Calls [`crate::http::queue::Queue::tick`] while there is work.
+async fn look_after(shared: Arc<Shared>, patience: Duration) {
+    let mut idle = 0;
+    loop {
+        let pause = shared.queue.tick(patience);
+        shared.completions.deliver();
+        idle = if pause.is_some() { 0 } else { idle + 1 };
+        if idle > IDLE_TICKS {
+            shared.busy.notified().await;
+            idle = 0;
+        }
+        tokio::time::sleep(pause.unwrap_or(Duration::from_millis(1))).await;
+    }
+}

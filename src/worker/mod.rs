@@ -1,0 +1,157 @@
+//! A worker: forked from the zygote, it serves one site until it is told to drain.
+//!
+//! Three kinds of threads: this one, Python's main thread, imports if need be and then only keeps Python's heartbeat; the I/O
+//! thread runs tokio and never needs the GIL; app threads run the site.
+
+mod io;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use tokio::sync::{Notify, watch};
+
+use crate::config::{self, LogFormat, Settings};
+use crate::control::{FromWorker, Launch};
+use crate::exit::Code;
+use crate::http::access_log::{self, AccessLog};
+use crate::http::queue::Queue;
+use crate::http::service::Shared;
+use crate::metrics::Slot;
+use crate::os;
+use crate::python::{app_threads, site};
+use crate::telemetry;
+use crate::wsgi::environ::Constants;
+use crate::wsgi::log_stream::traceback;
+
+/// How often Python's main thread shows that it gets the GIL, and runs the site's signal handlers.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What Python itself does at its end, but with a bound: threads that are not daemons are waited for, then `atexit` runs.
+const FAREWELL: &std::ffi::CStr = cr#"
+import atexit, threading, time
+for callback in reversed(getattr(threading, "_threading_atexits", [])):
+    callback()
+end = time.monotonic() + 5
+for thread in threading.enumerate():
+    if thread is not threading.current_thread() and not thread.daemon:
+        thread.join(max(0, end - time.monotonic()))
+atexit._run_exitfuncs()
+"#;
+
+/// What a worker is born with.
+pub struct Birth {
+    pub launch: Launch,
+    /// Its socket to the supervisor.
+    pub control: OwnedFd,
+    pub listeners: Vec<OwnedFd>,
+    pub slot: &'static Slot,
+    /// The site's application, if the zygote has imported it.
+    pub application: Option<Py<PyAny>>,
+}
+
+/// Serves until it is told to drain, then ends the process.
+pub fn run(birth: Birth) -> ! {
+    let Birth { launch, control, listeners, slot, application } = birth;
+    os::name_thread("atrio-worker");
+    let pid = std::process::id() as i32;
+    slot.occupy(pid, launch.generation, launch.settings.threads);
+    let (drain_sender, drain) = watch::channel(false);
+    let (finished, done) = mpsc::channel();
+    let io = io::Start { control, listeners, launch: launch.clone(), drain: drain_sender, finished };
+    let io = match io.spawn() {
+        Ok(io) => io,
+        Err(error) => fail(&format!("cannot start the I/O thread: {error}")),
+    };
+    io.say(FromWorker::Started { pid });
+    let imported = application.map_or_else(|| Python::attach(|py| site::load(py, &launch.settings, &launch.site)), Ok);
+    let application = match imported {
+        Ok(application) => application,
+        Err(error) => {
+            io.say(FromWorker::ImportFailed(error));
+            io.join();
+        }
+    };
+    let shared = match share(&launch, slot, drain) {
+        Ok(shared) => Arc::new(shared),
+        Err(error) => fail(&format!("cannot start the access log: {error}")),
+    };
+    let threads = Python::attach(|py| {
+        let constants = Constants {
+            multithread: launch.settings.threads > 1,
+            multiprocess: launch.workers > 1,
+            env: &launch.settings.env,
+        };
+        app_threads::start(py, launch.settings.threads, &application, &shared, &constants)
+            .map_err(|error| traceback(py, &error))
+    });
+    let threads = threads.unwrap_or_else(|error| fail(&format!("cannot start the app threads: {error}")));
+    io.serve(shared.clone());
+    keep_alive(slot, &done);
+    leave(&threads);
+    if let Some(log) = &shared.access_log {
+        log.close();
+    }
+    os::exit_now(0)
+}
+
+fn share(launch: &Launch, slot: &'static Slot, drain: watch::Receiver<bool>) -> std::io::Result<Shared> {
+    let settings = &launch.settings;
+    Ok(Shared {
+        site: launch.site.name.clone(),
+        slot,
+        queue: Queue::new(settings.queue, slot),
+        completions: Arc::default(),
+        access_log: access_format(settings).map(AccessLog::start).transpose()?,
+        max_body: settings.max_body,
+        drain,
+        busy: Notify::new(),
+    })
+}
+
+fn access_format(settings: &Settings) -> Option<access_log::Format> {
+    match settings.access_log {
+        config::AccessLog::Off => None,
+        config::AccessLog::Common => Some(access_log::Format::Common),
+        config::AccessLog::Combined => Some(access_log::Format::Combined),
+        config::AccessLog::Json => Some(access_log::Format::Json),
+        config::AccessLog::On => Some(match telemetry::format(settings.log_format) {
+            LogFormat::Json => access_log::Format::Json,
+            _ => access_log::Format::Combined,
+        }),
+    }
+}
+
+/// Until the I/O thread has finished the last request.
+fn keep_alive(slot: &Slot, done: &mpsc::Receiver<()>) {
+    while done.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
+        Python::attach(|py| {
+            if let Err(error) = py.check_signals() {
+                tracing::error!("a signal handler of the site failed\n{}", traceback(py, &error).trim_end());
+            }
+            slot.beat();
+        });
+    }
+}
+
+/// Joins the app threads, whose queue is closed, and lets Python say farewell.
+fn leave(threads: &[Py<PyAny>]) {
+    Python::attach(|py| {
+        let join = || {
+            for thread in threads {
+                thread.call_method0(py, "join")?;
+            }
+            py.run(FAREWELL, None, None)
+        };
+        if let Err(error) = join() {
+            tracing::error!("the site's exit handlers failed\n{}", traceback(py, &error).trim_end());
+        }
+    });
+}
+
+fn fail(message: &str) -> ! {
+    tracing::error!("{message}");
+    os::exit_now(Code::Os as i32)
+}

@@ -1,0 +1,244 @@
+//! `start_response` and `write`: the state of one response (PEP 3333, "The start_response() Callable").
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use pyo3::exceptions::{PyAssertionError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
+
+use crate::http::job::{self, Reply};
+use crate::http::stream::{End, Sender, Sent};
+
+use super::response::{self, Declared};
+
+/// Up to this size a block is copied; beyond, the response keeps the site's own bytes object.
+const COPY: usize = 4096;
+
+enum Phase {
+    /// `start_response` has not been called.
+    Fresh(Reply),
+    /// Headers are known, and not sent: they may still be replaced.
+    Declared(Reply, Declared),
+    /// Headers are sent. `left`: what Content-Length still allows.
+    Streaming { sender: Sender, left: Option<u64> },
+    /// Nothing more is wanted: all was sent, or there is no body to send, or the client is gone.
+    Over,
+}
+
+/// Whether the application should be asked for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    Wanted,
+    Unwanted,
+}
+
+/// One response, from the application's first word to its last byte. Python sees it as `start_response`.
+#[pyclass(frozen, module = "atrio")]
+pub struct StartResponse {
+    phase: Mutex<Phase>,
+    /// The request is HEAD: the answer has no body, whatever the site yields.
+    is_head: bool,
+}
+
+impl StartResponse {
+    pub fn new(reply: Reply, is_head: bool) -> Self {
+        StartResponse { phase: Mutex::new(Phase::Fresh(reply)), is_head }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_no_body(&self, declared: &Declared) -> bool {
+        let status = declared.head.status;
+        self.is_head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
+    }
+
+    /// Sends one block, and before the first the headers.
+    pub fn block(&self, block: &Bound<PyAny>) -> PyResult<More> {
+        let block = bytes(block)?;
+        if block.as_bytes().is_empty() {
+            return Ok(if matches!(*self.lock(), Phase::Over) { More::Unwanted } else { More::Wanted });
+        }
+        let mut phase = self.lock();
+        if let Phase::Fresh(_) = *phase {
+            return Err(PyAssertionError::new_err("a block was written before start_response was called"));
+        }
+        *phase = match std::mem::replace(&mut *phase, Phase::Over) {
+            Phase::Declared(reply, declared) if self.has_no_body(&declared) => {
+                reply.whole(declared.head, Bytes::new());
+                Phase::Over
+            }
+            Phase::Declared(reply, declared) => {
+                Phase::Streaming { sender: reply.stream(declared.head), left: declared.length }
+            }
+            other => other,
+        };
+        let Phase::Streaming { sender, left } = &mut *phase else { return Ok(More::Unwanted) };
+        let mut data = own(block);
+        if let Some(left) = left {
+            if data.len() as u64 > *left {
+                tracing::warn!("the site sent more than its Content-Length: the rest is dropped");
+                data.truncate(*left as usize);
+            }
+            *left -= data.len() as u64;
+        }
+        let done = *left == Some(0);
+        let sent = if data.is_empty() { Sent::Taken } else { sender.send(data) };
+        match sent {
+            Sent::Taken => {}
+            Sent::Full => {
+                let room = sender.room();
+                drop(phase);
+                block.py().detach(|| room.wait());
+            }
+            Sent::Abandoned => {
+                *phase = Phase::Over;
+                return Ok(More::Unwanted);
+            }
+        }
+        Ok(if done { More::Unwanted } else { More::Wanted })
+    }
+
+    /// Answers with blocks that are all there: no need to stream, and the length is known.
+    ///
+    /// False, and nothing done, when they have to take the way of a stream: headers are not declared or already sent, or
+    /// the blocks are not as long as the site's Content-Length says.
+    pub fn all(&self, items: impl ExactSizeIterator<Item = PyResult<Bytes>>) -> PyResult<bool> {
+        let blocks: VecDeque<Bytes> =
+            items.filter(|item| !item.as_ref().is_ok_and(Bytes::is_empty)).collect::<PyResult<_>>()?;
+        let total: u64 = blocks.iter().map(|block| block.len() as u64).sum();
+        let mut phase = self.lock();
+        let (reply, mut declared) = match std::mem::replace(&mut *phase, Phase::Over) {
+            Phase::Declared(reply, declared)
+                if declared.length.is_none_or(|length| length == total) || self.has_no_body(&declared) =>
+            {
+                (reply, declared)
+            }
+            other => {
+                *phase = other;
+                return Ok(false);
+            }
+        };
+        if self.has_no_body(&declared) {
+            if self.is_head && declared.length.is_none() {
+                declared.head.headers.insert(header::CONTENT_LENGTH, total.into());
+            }
+            reply.whole(declared.head, Bytes::new());
+            return Ok(true);
+        }
+        match blocks.len() {
+            0 => reply.whole(declared.head, Bytes::new()),
+            1 => reply.whole(declared.head, blocks.into_iter().next().unwrap_or_default()),
+            _ => reply.blocks(declared.head, blocks),
+        }
+        Ok(true)
+    }
+
+    /// The application has given all its blocks.
+    pub fn finish(&self) -> PyResult<()> {
+        let mut phase = self.lock();
+        if let Phase::Fresh(_) = *phase {
+            return Err(PyAssertionError::new_err("the application returned without calling start_response"));
+        }
+        match std::mem::replace(&mut *phase, Phase::Over) {
+            Phase::Declared(reply, declared) => match declared.length {
+                // Content-Length promised what did not come: only a cut connection can tell the client.
+                Some(1..) if !self.has_no_body(&declared) => {
+                    too_short();
+                    reply.stream(declared.head).finish(End::Cut);
+                }
+                _ => reply.whole(declared.head, Bytes::new()),
+            },
+            Phase::Streaming { sender, left: Some(1..) } => {
+                too_short();
+                sender.finish(End::Cut);
+            }
+            Phase::Streaming { sender, .. } => sender.finish(End::Complete),
+            Phase::Fresh(_) | Phase::Over => {}
+        }
+        Ok(())
+    }
+
+    /// The application failed: 500 while that can still be said, else the response is cut.
+    pub fn fail(&self) {
+        match std::mem::replace(&mut *self.lock(), Phase::Over) {
+            Phase::Fresh(reply) | Phase::Declared(reply, _) => {
+                let mut headers = HeaderMap::new();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+                let text = if self.is_head { "" } else { "500 Internal Server Error\n" };
+                reply.whole(job::head(StatusCode::INTERNAL_SERVER_ERROR, headers), Bytes::from_static(text.as_bytes()));
+            }
+            Phase::Streaming { sender, .. } => sender.finish(End::Cut),
+            Phase::Over => {}
+        }
+    }
+}
+
+fn too_short() {
+    tracing::error!("the site sent less than its Content-Length: the connection is cut");
+}
+
+fn bytes<'a, 'py>(block: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyBytes>> {
+    block.cast::<PyBytes>().map_err(|_| {
+        let kind = block.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
+        PyTypeError::new_err(format!("a response consists of bytes, not of {kind}"))
+    })
+}
+
+/// The block as bytes that outlive the GIL.
+fn own(block: &Bound<PyBytes>) -> Bytes {
+    if block.as_bytes().len() <= COPY {
+        Bytes::copy_from_slice(block.as_bytes())
+    } else {
+        Bytes::from_owner(PyBackedBytes::from(block.clone()))
+    }
+}
+
+/// The same for an item of a list.
+pub fn own_item(item: &Bound<PyAny>) -> PyResult<Bytes> {
+    bytes(item).map(own)
+}
+
+#[pymethods]
+impl StartResponse {
+    #[pyo3(signature = (status, headers, exc_info=None, /))]
+    fn __call__(
+        this: Bound<Self>,
+        status: &Bound<PyAny>,
+        headers: &Bound<PyAny>,
+        exc_info: Option<&Bound<PyAny>>,
+    ) -> PyResult<Py<Write>> {
+        let mut phase = this.get().lock();
+        match (&*phase, exc_info) {
+            (Phase::Streaming { .. } | Phase::Over, Some(exc_info)) => {
+                drop(phase);
+                return Err(PyErr::from_value(exc_info.get_item(1)?));
+            }
+            (Phase::Fresh(_), _) | (Phase::Declared(..), Some(_)) => {}
+            _ => return Err(PyAssertionError::new_err("start_response was called a second time without exc_info")),
+        }
+        let declared = response::declare(status, headers)?;
+        if let Phase::Fresh(reply) | Phase::Declared(reply, _) = std::mem::replace(&mut *phase, Phase::Over) {
+            *phase = Phase::Declared(reply, declared);
+        }
+        drop(phase);
+        Py::new(this.py(), Write(this.unbind()))
+    }
+}
+
+/// The `write` that `start_response` returns.
+#[pyclass(frozen, module = "atrio")]
+struct Write(Py<StartResponse>);
+
+#[pymethods]
+impl Write {
+    #[pyo3(signature = (data, /))]
+    fn __call__(&self, data: &Bound<PyAny>) -> PyResult<()> {
+        self.0.get().block(data).map(drop)
+    }
+}

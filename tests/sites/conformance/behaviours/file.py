@@ -1,0 +1,69 @@
+"""Files handed to wsgi.file_wrapper. Each holds CONTENT of size SIZE; close() of each is noted."""
+
+import io
+import tempfile
+
+from . import argument, behaviour, note
+
+SIZE = 300_000
+CONTENT = b"".join(b"%09d\n" % n for n in range(SIZE // 10))
+
+
+class Noted:
+    """A file that notes its close(); it offers fileno only when the file below has a real one."""
+
+    def __init__(self, environ, file, fileno=True):
+        self.environ, self.file = environ, file
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+        if fileno:
+            self.fileno = file.fileno
+
+    def close(self):
+        note(self.environ, "closed")
+        self.file.close()
+
+
+class OnlyReads:
+    """The least that PEP 3333 asks of a file: read(size)."""
+
+    def __init__(self, content):
+        self.read = io.BytesIO(content).read
+
+
+def _temporary():
+    file = tempfile.TemporaryFile()  # noqa: SIM115  the server closes it
+    file.write(CONTENT)
+    file.seek(0)
+    return file
+
+
+@behaviour
+def file(environ, start_response):
+    """`what`: the kind of file, `from`: its position, by a buffered read, `length`: the Content-Length, if any."""
+    what, start, length = (argument(environ, name) for name in ("what", "from", "length"))
+    content = {
+        "file": lambda: Noted(environ, _temporary()),
+        "plain": _temporary,
+        "bytesio": lambda: Noted(environ, io.BytesIO(CONTENT)),
+        "no fileno": lambda: Noted(environ, io.BytesIO(CONTENT), fileno=False),
+        "only read": lambda: OnlyReads(CONTENT),
+        "empty": tempfile.TemporaryFile,
+    }[what]()
+    if start:
+        content.read(int(start))
+    headers = [("Content-Type", "text/plain")]
+    if length:
+        headers.append(("Content-Length", length))
+    start_response("200 OK", headers)
+    wrap = environ["wsgi.file_wrapper"]
+    wrapped = wrap(content) if argument(environ, "arguments") == "1" else wrap(content, 8192)
+    return _iterated(wrapped) if argument(environ, "middleware") else wrapped
+
+
+def _iterated(iterable):
+    """A middleware that takes the wrapper for any iterable."""
+    try:
+        for block in iterable:
+            yield block.swapcase()
+    finally:
+        getattr(iterable, "close", lambda: None)()
