@@ -36,6 +36,7 @@ class Atrio:
         the prefix (`threads=2`) or whole names in capitals (`PYTHONPATH=...`)."""
         self.sites = SITES / sites if isinstance(sites, str) and "/" not in sites else Path(sites)
         self.folder = Path(tempfile.mkdtemp(prefix="atrio-test-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.log_path, self.access_path = self.folder / "stderr", self.folder / "stdout"
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(self.folder / "notify"))

@@ -18,7 +18,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// Records its request when it is dropped: when the last byte of the response has been handed over, or the connection is gone.
 pub struct Account {
     shared: Arc<Shared>,
-    connection: Arc<Connection>,
+    pub connection: Arc<Connection>,
     started: Instant,
     method: Method,
     uri: Uri,

@@ -1,7 +1,8 @@
 //! The body of a response, on its way through hyper.
 
+use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
@@ -9,18 +10,6 @@ use hyper::body::{Frame, SizeHint};
 use super::account::Account;
 use super::reply::Content;
 use super::stream::End;
-
-/// The site's body was not whole: hyper closes the connection without ending the message.
-#[derive(Debug)]
-pub struct Cut;
-
-impl std::fmt::Display for Cut {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str("the site did not finish its response")
-    }
-}
-
-impl std::error::Error for Cut {}
 
 /// A response's body; the request's account is closed with it.
 pub struct Body {
@@ -36,23 +25,27 @@ impl Body {
 
 impl hyper::body::Body for Body {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = match &mut self.content {
-            Content::Empty => Ok(None),
-            Content::Whole(bytes) => Ok(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
-            Content::Blocks(blocks) => Ok(blocks.pop_front()),
-            Content::Stream(receiver) => match std::task::ready!(receiver.poll_next(cx)) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(End::Complete) => Ok(None),
-                Err(End::Cut) => Err(Cut),
+            Content::Empty => None,
+            Content::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
+            Content::Blocks(blocks) => blocks.pop_front(),
+            Content::Stream(receiver) => match ready!(receiver.poll_next(cx)) {
+                Ok(bytes) => Some(bytes),
+                Err(End::Complete) => None,
+                Err(End::Cut) => {
+                    // An error would make hyper drop what it has not written yet.
+                    self.account.connection.cut();
+                    return Poll::Pending;
+                }
             },
         };
-        if let Ok(Some(bytes)) = &next {
+        if let Some(bytes) = &next {
             self.account.sent += bytes.len() as u64;
         }
-        Poll::Ready(next.map(|bytes| bytes.map(Frame::data)).transpose())
+        Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {

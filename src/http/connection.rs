@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::control::Bound;
 
@@ -19,12 +19,21 @@ pub struct Connection {
     /// Past `ATRIO_MAX_CONNECTIONS`: its first request is refused.
     pub surplus: bool,
     requests: AtomicU64,
+    cut: AtomicBool,
     refused: OnceLock<(u64, Rejection)>,
 }
 
 impl Connection {
     pub fn new(peer: Option<SocketAddr>, local: Bound, trusted: bool, surplus: bool) -> Self {
-        Connection { peer, local, trusted, surplus, requests: AtomicU64::new(0), refused: OnceLock::new() }
+        Connection {
+            peer,
+            local,
+            trusted,
+            surplus,
+            requests: AtomicU64::new(0),
+            cut: AtomicBool::new(false),
+            refused: OnceLock::new(),
+        }
     }
 
     /// The guard found the stream wrong after the heads of `heads` whole requests.
@@ -37,6 +46,15 @@ impl Connection {
     pub fn next_request(&self) -> Option<Rejection> {
         let ordinal = self.requests.fetch_add(1, Relaxed);
         self.refused.get().filter(|(heads, _)| *heads == ordinal).map(|(_, rejection)| *rejection)
+    }
+
+    /// The site's response broke off: once what it has sent is out, the guard ends the connection without ending the message.
+    pub fn cut(&self) {
+        self.cut.store(true, Relaxed);
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Relaxed)
     }
 
     /// Why the stream stopped being readable, if the guard stopped it.

@@ -25,6 +25,10 @@ enum Chunk {
         digits: u32,
         size: u64,
     },
+    /// White space before an extension, which RFC 9112 calls bad, and lets recipients pass over.
+    Space {
+        size: u64,
+    },
     Extension {
         size: u64,
     },
@@ -131,6 +135,10 @@ impl Framing {
                 (Chunk::Size { digits: digits + 1, size: size << 4 | u64::from(digit) }, 1)
             }
             (Chunk::Size { digits: 1.., size }, b'\r') => (Chunk::SizeLf { size }, 1),
+            (Chunk::Size { digits: 1.., size } | Chunk::Space { size }, b' ' | b'\t') => {
+                (Chunk::Space { size }, self.extra(1)?)
+            }
+            (Chunk::Space { size }, b';') => (Chunk::Extension { size }, self.extra(1)?),
             (Chunk::Size { digits: 1.., size }, b';') => (Chunk::Extension { size }, self.extra(1)?),
             (Chunk::Extension { size }, b'\r') => (Chunk::SizeLf { size }, 1),
             (Chunk::Extension { size }, b) if is_text(b) => (Chunk::Extension { size }, self.extra(1)?),

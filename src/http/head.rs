@@ -42,6 +42,9 @@ pub fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> {
             return Ok(Some(newline + 1));
         }
     }
+    if let Some(line) = Lines(&bytes[start..]).next() {
+        request_line(line)?;
+    }
     let token = &bytes[start..];
     let token = &token[..token.len().min(MAX_METHOD)];
     let end = token.iter().position(|b| !is_token(*b));
@@ -175,12 +178,25 @@ pub fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Rejection> {
 }
 
 fn host(value: &[u8]) -> Result<(), Rejection> {
-    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(b) || *b >= 0x80;
-    if value.iter().all(allowed) { Ok(()) } else { Err(bad("Host is not a host name and port")) }
+    let wrong = Err(bad("Host is not a host name and port"));
+    let (name, port) = if value.starts_with(b"[") {
+        let Some(end) = memchr::memchr(b']', value) else { return wrong };
+        let address = std::str::from_utf8(&value[1..end]).ok().and_then(|text| text.parse::<std::net::Ipv6Addr>().ok());
+        if address.is_none() {
+            return wrong;
+        }
+        (&[][..], &value[end + 1..])
+    } else {
+        value.split_at(memchr::memchr(b':', value).unwrap_or(value.len()))
+    };
+    // RFC 3986 section 3.2.2: unreserved, sub-delims, and percent-encoded bytes; then a port.
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(b);
+    let port = if port.is_empty() { port } else { port.strip_prefix(b":").unwrap_or(b"-") };
+    if name.iter().all(allowed) && port.iter().all(u8::is_ascii_digit) && port.len() <= 5 { Ok(()) } else { wrong }
 }
 
 fn decimal(value: &[u8]) -> Result<u64, Rejection> {
-    let digits = !value.is_empty() && value.len() < 19 && value.iter().all(u8::is_ascii_digit);
+    let digits = !value.is_empty() && value.len() <= 20 && value.iter().all(u8::is_ascii_digit);
     let number = || std::str::from_utf8(value).ok()?.parse().ok();
     digits.then(number).flatten().ok_or(bad("Content-Length is not a number"))
 }

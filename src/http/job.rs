@@ -98,7 +98,8 @@ impl Reply {
     }
 
     fn give(self, head: response::Parts, content: Content, deferred: bool) {
-        let waiting = self.completions.push((self.sender, Ok(Answer { head, content, queued: self.queued })));
+        let waiting =
+            self.completions.push((self.sender, Ok(Answer { head, content, close: false, queued: self.queued })));
         if !deferred || waiting >= MAX_DEFERRED {
             self.completions.signal();
         }

@@ -19,6 +19,8 @@ use super::stream::Receiver;
 pub struct Answer {
     pub head: Parts,
     pub content: Content,
+    /// The connection cannot be used again.
+    pub close: bool,
     /// How long the request had waited for an app thread.
     pub queued: Duration,
 }

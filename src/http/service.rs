@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -49,6 +49,7 @@ pub async fn serve(
 ) -> Result<Response<Body>, Infallible> {
     let id = request_id(&connection, request.headers().get(X_REQUEST_ID));
     let mut account = Account::open(shared.clone(), connection.clone(), &request, id);
+    let http10 = request.version() == Version::HTTP_10;
     let outcome = match connection.next_request() {
         Some(rejection) => Err(Refusal::from(rejection)),
         None if connection.surplus => Err(Refusal::unavailable(Reject::Connections, "too many connections")),
@@ -57,13 +58,21 @@ pub async fn serve(
     let (mut head, content, close) = match outcome {
         Ok(answer) => {
             account.queued = answer.queued;
-            (answer.head, answer.content, false)
+            // Without a length, only the end of the connection tells an HTTP/1.0 client that a stream is over.
+            let ends_by_close = http10
+                && matches!(answer.content, Content::Stream(_))
+                && !answer.head.headers.contains_key(header::CONTENT_LENGTH);
+            (answer.head, answer.content, answer.close || ends_by_close)
         }
         Err(refusal) => refusal.answer(&shared),
     };
     account.status = head.status.as_u16();
     if close || *shared.drain.borrow() {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if http10 {
+            // hyper would promise an HTTP/1.0 client to keep the connection, unless the answer is HTTP/1.0 itself.
+            head.version = Version::HTTP_10;
+        }
     }
     if !head.headers.contains_key(X_REQUEST_ID)
         && let Ok(id) = HeaderValue::from_str(&account.id)
@@ -88,9 +97,11 @@ async fn ask(
     let reply = Reply::new(sender, shared.completions.clone());
     let expects = parts.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if expects && !incoming.is_end_stream() {
-        let (body, fetch) = OnDemand::new(incoming, shared.max_body);
+        let (body, mut fetch) = OnDemand::new(incoming, shared.max_body);
         enqueue(shared, Job { parts, target, body: RequestBody::OnDemand(body), connection, id, reply })?;
-        return beside(receiver, fetch).await.map_err(|_| Refusal::lost())?.map_err(Refusal::from);
+        let answer = beside(receiver, fetch.run()).await.map_err(|_| Refusal::lost())?.map_err(Refusal::from);
+        // What comes next on the connection could be the body that was not asked for, or a request.
+        return answer.map(|answer| Answer { close: answer.close || !fetch.whole, ..answer });
     }
     let body = if incoming.is_end_stream() {
         Spooled::Memory(bytes::Bytes::new())

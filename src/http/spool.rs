@@ -114,16 +114,11 @@ pub struct OnDemand {
 }
 
 impl OnDemand {
-    /// The site's end, and what runs on the I/O thread until the body was delivered.
-    pub fn new(body: Incoming, limit: u64) -> (Self, impl Future<Output = ()>) {
+    /// The site's end, and the I/O thread's.
+    pub fn new(body: Incoming, limit: u64) -> (Self, Fetch) {
         let (ask, asked) = oneshot::channel();
         let (deliver, answer) = mpsc::sync_channel(1);
-        let fetch = async move {
-            if asked.await.is_ok() {
-                let _ = deliver.send(spool(body, limit).await);
-            }
-        };
-        (OnDemand { ask, answer }, fetch)
+        (OnDemand { ask, answer }, Fetch { body: Some((body, asked)), deliver, limit, whole: false })
     }
 
     /// Asks the client for the body and blocks until it is whole.
@@ -131,6 +126,27 @@ impl OnDemand {
         let gone = || SpoolError::Client("the client has left".into());
         self.ask.send(()).map_err(|()| gone())?;
         self.answer.recv().map_err(|_| gone())?
+    }
+}
+
+/// The I/O thread's end of an [`OnDemand`] body.
+pub struct Fetch {
+    body: Option<(Incoming, oneshot::Receiver<()>)>,
+    deliver: mpsc::SyncSender<Result<Spooled, SpoolError>>,
+    limit: u64,
+    /// The whole body has been read: the connection can take another request.
+    pub whole: bool,
+}
+
+impl Fetch {
+    /// Waits until the site asks, and reads the body.
+    pub async fn run(&mut self) {
+        let Some((body, asked)) = self.body.take() else { return };
+        if asked.await.is_ok() {
+            let body = spool(body, self.limit).await;
+            self.whole = body.is_ok();
+            let _ = self.deliver.send(body);
+        }
     }
 }
 

