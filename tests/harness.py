@@ -6,10 +6,12 @@ NOTIFY_SOCKET, and that same message tells the ports that the kernel chose.
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
@@ -22,10 +24,10 @@ PATIENCE = 60.0
 
 
 def clean_environment(**extra):
-    """The caller's environment without what would configure Atrio."""
+    """The caller's environment without what would configure Atrio. A variable that is None is not set."""
     names = ("ATRIO_", "PORT", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "PYTHONPATH", "VIRTUAL_ENV", "NOTIFY_SOCKET")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(names)}
-    return kept | {k: str(v) for k, v in extra.items()}
+    return {k: str(v) for k, v in (kept | extra).items() if v is not None}
 
 
 class Atrio:
@@ -33,7 +35,7 @@ class Atrio:
 
     def __init__(self, sites, *args, cwd=None, ready=True, **settings):
         """`sites` is a folder, or the name of one under tests/sites. `settings` are ATRIO_* variables without
-        the prefix (`threads=2`) or whole names in capitals (`PYTHONPATH=...`)."""
+        the prefix (`threads=2`) or whole names in capitals (`PYTHONPATH=...`); None unsets what is set here."""
         self.sites = SITES / sites if isinstance(sites, str) and "/" not in sites else Path(sites)
         self.folder = Path(tempfile.mkdtemp(prefix="atrio-test-"))
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
@@ -41,6 +43,7 @@ class Atrio:
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(self.folder / "notify"))
         variables = {"ATRIO_LISTEN": "127.0.0.1:0", "ATRIO_ADMIN_LISTEN": "127.0.0.1:0", "ATRIO_WORKERS": "1"}
+        variables |= {"ATRIO_SITES": self.sites, "NOTIFY_SOCKET": self.folder / "notify", "PYTHONDONTWRITEBYTECODE": "1"}
         variables |= {k if k.isupper() else f"ATRIO_{k.upper()}": v for k, v in settings.items()}
         self.port = self.admin_port = None
         self.said = []
@@ -52,9 +55,7 @@ class Atrio:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=clean_environment(
-                    ATRIO_SITES=self.sites, NOTIFY_SOCKET=self.folder / "notify", PYTHONDONTWRITEBYTECODE="1", **variables
-                ),
+                env=clean_environment(**variables),
             )
         self.pid = self.process.pid
         if ready:
@@ -318,12 +319,12 @@ def eventually(check, patience=PATIENCE, what="the condition"):
 
 def run(*args, sites=None, timeout=PATIENCE, cwd=None, input=None, **settings):
     """Runs the binary to its end; returns the CompletedProcess with text output."""
-    variables = {"ATRIO_LISTEN": "127.0.0.1:0", "ATRIO_ADMIN_LISTEN": "127.0.0.1:0"}
+    variables = {"ATRIO_LISTEN": "127.0.0.1:0", "ATRIO_ADMIN_LISTEN": "127.0.0.1:0", "PYTHONDONTWRITEBYTECODE": "1"}
     variables |= {k if k.isupper() else f"ATRIO_{k.upper()}": v for k, v in settings.items()}
     if sites is not None:
         variables["ATRIO_SITES"] = SITES / sites if isinstance(sites, str) and "/" not in sites else sites
     return subprocess.run(
         [BINARY, *map(str, args)],
-        env=clean_environment(PYTHONDONTWRITEBYTECODE="1", **variables),
+        env=clean_environment(**variables),
         cwd=cwd, input=input, timeout=timeout, capture_output=True, text=True,
     )  # fmt: skip

@@ -102,13 +102,16 @@ fn variable_given(variable: &str, name: &str, value: &str) -> Result<Option<Give
     }
     match Key::of_variable(name) {
         Some(key) => Ok(Some(Given { key, text: value.to_owned(), origin: Origin::Named(variable.to_owned()) })),
-        None if is_service_link(name, value) => Ok(None),
+        None if name == HARNESS || is_service_link(name, value) => Ok(None),
         None => {
             let known = nearest(&name.to_lowercase()).variable();
             Err(format!("{variable}: no such setting; did you mean {known}?"))
         }
     }
 }
+
+/// `ATRIO_CMD` tells a test or benchmark harness how to start the server, which inherits it.
+const HARNESS: &str = "CMD";
 
 /// Kubernetes and Docker announce a service called `atrio` by variables that begin with its name.
 fn is_service_link(name: &str, value: &str) -> bool {

@@ -93,21 +93,22 @@ impl Reply {
 
     /// Says that no app thread will run the request.
     pub fn refuse(self, reason: Reject) {
-        self.completions.push((self.sender, Err(reason)));
+        self.completions.push(self.sender, Err(reason));
         self.completions.signal();
     }
 
     fn give(self, head: response::Parts, content: Content, deferred: bool) {
         let waiting =
-            self.completions.push((self.sender, Ok(Answer { head, content, close: false, queued: self.queued })));
-        if !deferred || waiting >= MAX_DEFERRED {
+            self.completions.push(self.sender, Ok(Answer { head, content, close: false, queued: self.queued }));
+        if !deferred || waiting.count >= MAX_DEFERRED || waiting.bytes >= MAX_DEFERRED_BYTES {
             self.completions.signal();
         }
     }
 }
 
-/// Answers that may wait for one common wake-up.
-const MAX_DEFERRED: usize = 16;
+/// Answers that may wait for one common wake-up, and bytes of their bodies.
+const MAX_DEFERRED_BYTES: usize = 256 * 1024;
+const MAX_DEFERRED: usize = 64;
 
 /// An empty head with a status, to be filled.
 pub fn head(status: http::StatusCode, headers: HeaderMap) -> response::Parts {

@@ -5,8 +5,9 @@
 //! takes them in a row; [`Queue::tick`] brings help when a request has waited longer than a quick one takes.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use crate::metrics::{Reject, Slot};
@@ -17,18 +18,20 @@ use super::job::Job;
 const QUICK: Duration = Duration::from_millis(1);
 /// The same while requests are slow: every push wakes a thread then, and only expiry is left to look after.
 const PATIENT_TICK: Duration = Duration::from_millis(20);
+/// How long more requests than the limit may wait while requests are quick.
+const BURST: Duration = Duration::from_millis(100);
+/// So many requests in the queue call a thread at once.
+const CROWD: usize = 64;
 /// How many quick requests in a row it takes after a slow one to be taken for quick again.
 const PATIENCE: u32 = 32;
 
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
-    /// Threads asleep.
-    idle: usize,
+    /// Threads asleep, the last to fall asleep last: it is the first to be woken, for its memory is still in the caches.
+    idle: Vec<Arc<Sleeper>>,
     /// Threads woken that have not come back for a job yet; they may still wait for the GIL.
     waking: usize,
-    /// Wake-ups given that no thread has used yet.
-    wakeups: usize,
     /// Threads that run a job.
     busy: usize,
     closed: bool,
@@ -63,13 +66,38 @@ pub enum Wake {
     Closed,
 }
 
+/// A thread that waits for work.
+pub struct Sleeper {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl Sleeper {
+    /// This thread.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Sleeper { thread: thread::current(), woken: AtomicBool::new(false) })
+    }
+
+    fn sleep(&self) {
+        while !self.woken.swap(false, Acquire) {
+            thread::park();
+        }
+    }
+
+    fn wake(&self) {
+        self.woken.store(true, Release);
+        self.thread.unpark();
+    }
+}
+
 pub struct Queue {
     state: Mutex<State>,
-    ready: Condvar,
     limit: usize,
     pace: Pace,
     /// Requests are queued or run.
     active: AtomicBool,
+    /// Requests were pushed since threads were called last.
+    pushed: AtomicBool,
     slot: &'static Slot,
 }
 
@@ -78,10 +106,10 @@ impl Queue {
     pub fn new(limit: usize, slot: &'static Slot) -> Self {
         Queue {
             state: Mutex::default(),
-            ready: Condvar::new(),
             limit,
             pace: Pace::default(),
             active: AtomicBool::new(false),
+            pushed: AtomicBool::new(false),
             slot,
         }
     }
@@ -94,26 +122,43 @@ impl Queue {
     pub fn push(&self, job: Job) -> Result<(), Box<Job>> {
         let mut state = self.lock();
         // A thread that is free takes its request at once: only what exceeds the free threads waits.
-        let free = state.idle + state.waking;
-        if state.closed || state.jobs.len() >= self.limit + free {
+        let free = state.idle.len() + state.waking;
+        let full = state.jobs.len() >= self.limit + free;
+        // A burst that quick requests will have worked off in a moment is not refused; see `tick`.
+        if state.closed || full && !self.pace.is_quick() {
             return Err(Box::new(job));
         }
         state.jobs.push_back(job);
         self.slot.queue_length.store(state.jobs.len() as i64, Relaxed);
         self.active.store(true, Relaxed);
-        let alone = state.busy == 0 && state.waking == 0;
-        let help = !self.pace.is_quick() && state.waking < state.jobs.len();
-        self.wake(state, alone || help);
+        if state.jobs.len() >= CROWD {
+            self.call(state);
+        } else {
+            self.pushed.store(true, Relaxed);
+        }
         Ok(())
     }
 
-    fn wake(&self, mut state: MutexGuard<'_, State>, wanted: bool) {
-        if wanted && state.idle > 0 {
-            state.idle -= 1;
+    /// Calls threads for what has been pushed. The I/O thread says this when it has nothing else to do: woken at each push, a
+    /// thread would take the processor from it request by request.
+    pub fn call_threads(&self) {
+        if self.pushed.swap(false, Relaxed) {
+            self.call(self.lock());
+        }
+    }
+
+    fn call(&self, mut state: MutexGuard<'_, State>) {
+        let wanted = if self.pace.is_quick() { usize::from(state.busy == 0) } else { state.jobs.len() };
+        let mut sleepers = Vec::new();
+        while state.waking < wanted
+            && let Some(sleeper) = state.idle.pop()
+        {
             state.waking += 1;
-            state.wakeups += 1;
-            drop(state);
-            self.ready.notify_one();
+            sleepers.push(sleeper);
+        }
+        drop(state);
+        for sleeper in sleepers {
+            sleeper.wake();
         }
     }
 
@@ -125,8 +170,9 @@ impl Queue {
         let job = state.jobs.pop_front()?;
         state.busy += 1;
         self.note(&state);
-        let help = !self.pace.is_quick() && state.waking < state.jobs.len();
-        self.wake(state, help);
+        if !self.pace.is_quick() {
+            self.call(state);
+        }
         Some(job)
     }
 
@@ -145,20 +191,18 @@ impl Queue {
     }
 
     /// Sleeps until there may be something to take. Called without the GIL.
-    pub fn wait(&self) -> Wake {
+    pub fn wait(&self, sleeper: &Arc<Sleeper>) -> Wake {
         let mut state = self.lock();
-        if state.jobs.is_empty() && !state.closed {
-            state.idle += 1;
-            while state.wakeups == 0 && !state.closed {
-                state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            if state.wakeups > 0 {
-                state.wakeups -= 1;
-                return Wake::Woken;
-            }
-            state.idle -= 1;
+        if !state.jobs.is_empty() {
+            return Wake::Work;
         }
-        if state.closed && state.jobs.is_empty() { Wake::Closed } else { Wake::Work }
+        if state.closed {
+            return Wake::Closed;
+        }
+        state.idle.push(sleeper.clone());
+        drop(state);
+        sleeper.sleep();
+        Wake::Woken
     }
 
     /// Brings help when the first request in the queue has waited too long for quick ones, and refuses what has waited
@@ -174,9 +218,21 @@ impl Queue {
                 job.reply.refuse(Reject::QueueTimeout);
             }
         }
+        // Past the limit, a request is only tolerated for as long as a burst may take.
+        let surplus = state.jobs.len().saturating_sub(self.limit);
+        let over = state.jobs.iter().rev().take(surplus).filter(|job| age(job) >= BURST).count();
+        for _ in 0..over {
+            if let Some(job) = state.jobs.remove(self.limit) {
+                job.reply.refuse(Reject::QueueFull);
+            }
+        }
         self.note(&state);
         let late = state.waking == 0 && state.jobs.front().is_some_and(|job| age(job) >= QUICK);
-        self.wake(state, late);
+        if late && let Some(sleeper) = state.idle.pop() {
+            state.waking += 1;
+            drop(state);
+            sleeper.wake();
+        }
         Some(if self.pace.is_quick() { QUICK } else { PATIENT_TICK })
     }
 
@@ -187,8 +243,12 @@ impl Queue {
 
     /// Takes no more; threads leave when what is there has been taken.
     pub fn close(&self) {
-        self.lock().closed = true;
-        self.ready.notify_all();
+        let mut state = self.lock();
+        state.closed = true;
+        state.waking += state.idle.len();
+        for sleeper in state.idle.drain(..) {
+            sleeper.wake();
+        }
     }
 
     /// How long the queue would take to be free again, for `Retry-After`: whole seconds, one at least.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Release};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -39,20 +39,43 @@ pub type Outcome = Result<Answer, Reject>;
 
 type Done = (oneshot::Sender<Outcome>, Outcome);
 
+#[derive(Default)]
+struct Waiting {
+    done: Vec<Done>,
+    bytes: usize,
+}
+
+/// How much waits for the I/O thread.
+pub(super) struct Backlog {
+    pub count: usize,
+    /// Of bodies.
+    pub bytes: usize,
+}
+
 /// Answers on their way. A wake-up of the I/O thread costs a system call, so answers given in a row share one.
 #[derive(Default)]
 pub struct Completions {
-    done: Mutex<Vec<Done>>,
+    waiting: Mutex<Waiting>,
     signalled: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Completions {
-    /// Keeps an answer until the next [`Completions::deliver`]; how many are kept now.
-    pub(super) fn push(&self, done: Done) -> usize {
-        let mut all = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(done);
-        all.len()
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps an outcome until the next [`Completions::deliver`].
+    pub(super) fn push(&self, request: oneshot::Sender<Outcome>, outcome: Outcome) -> Backlog {
+        let bytes = match &outcome {
+            Ok(Answer { content: Content::Whole(bytes), .. }) => bytes.len(),
+            Ok(Answer { content: Content::Blocks(blocks), .. }) => blocks.iter().map(Bytes::len).sum(),
+            _ => 0,
+        };
+        let mut waiting = self.lock();
+        waiting.done.push((request, outcome));
+        waiting.bytes += bytes;
+        Backlog { count: waiting.done.len(), bytes: waiting.bytes }
     }
 
     /// Lets the I/O thread know of the answers pushed so far.
@@ -64,7 +87,7 @@ impl Completions {
 
     /// The same, if there are any.
     pub fn flush(&self) {
-        if !self.done.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+        if !self.lock().done.is_empty() {
             self.signal();
         }
     }
@@ -72,8 +95,8 @@ impl Completions {
     /// Hands over what has been pushed. On the I/O thread: waking a request's task from here needs no system call.
     pub fn deliver(&self) {
         self.signalled.store(false, Release);
-        let done = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
-        for (request, outcome) in done {
+        let waiting = std::mem::take(&mut *self.lock());
+        for (request, outcome) in waiting.done {
             let _ = request.send(outcome);
         }
     }

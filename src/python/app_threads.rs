@@ -9,7 +9,7 @@ use std::time::Instant;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
-use crate::http::queue::{Queue, Wake};
+use crate::http::queue::{Queue, Sleeper, Wake};
 use crate::http::service::Shared;
 use crate::metrics::scoreboard::INNER_BOUNDS;
 use crate::os;
@@ -57,6 +57,7 @@ pub fn start(
 
 fn serve(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Shared) {
     let queue = &shared.queue;
+    let sleeper = Sleeper::new();
     let mut woken = false;
     loop {
         if let Some(job) = queue.take(std::mem::take(&mut woken)) {
@@ -64,7 +65,7 @@ fn serve(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Sh
             continue;
         }
         shared.completions.flush();
-        match py.detach(|| queue.wait()) {
+        match py.detach(|| queue.wait(&sleeper)) {
             Wake::Woken => woken = true,
             Wake::Work => {}
             Wake::Closed => return,

@@ -1,8 +1,8 @@
 //! The I/O thread of a worker: connections, the control socket, the drain.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -62,10 +62,19 @@ impl Io {
 
 impl Start {
     pub fn spawn(self) -> std::io::Result<Io> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let serving: Arc<OnceLock<Arc<Shared>>> = Arc::default();
+        let idle = serving.clone();
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_park(move || {
+                if let Some(shared) = idle.get() {
+                    shared.queue.call_threads();
+                }
+            })
+            .build()?;
         let (orders, receiver) = async_mpsc::unbounded_channel();
         let thread = std::thread::Builder::new().name("atrio-io".into()).spawn(move || {
-            if let Err(error) = runtime.block_on(self.run(receiver)) {
+            if let Err(error) = runtime.block_on(self.run(receiver, &serving)) {
                 tracing::error!("the I/O thread failed: {error}");
                 os::exit_now(Code::Os as i32);
             }
@@ -73,14 +82,17 @@ impl Start {
         Ok(Io { orders, thread })
     }
 
-    async fn run(mut self, mut orders: async_mpsc::UnboundedReceiver<Order>) -> std::io::Result<()> {
+    async fn run(
+        mut self,
+        mut orders: async_mpsc::UnboundedReceiver<Order>,
+        serving: &OnceLock<Arc<Shared>>,
+    ) -> std::io::Result<()> {
         let control = AsyncChannel::new(self.control.try_clone()?)?;
         let mut terminate = signal(SignalKind::terminate())?;
         // A signal for the supervisor that reached the whole process group does not end a worker.
         let mut hangup = signal(SignalKind::hangup())?;
         let (alive, mut ended) = async_mpsc::channel::<()>(1);
         let (backlog_sender, backlog) = watch::channel(false);
-        let mut serving: Option<Arc<Shared>> = None;
         let mut alive = Some(alive);
         loop {
             let drain = tokio::select! {
@@ -92,7 +104,7 @@ impl Start {
                             self.start(&shared, alive, &backlog)?;
                             shared.slot.set_state(State::Ready);
                             control.send(&FromWorker::Ready, &[])?;
-                            serving = Some(shared);
+                            let _ = serving.set(shared);
                         }
                     }
                     None
@@ -105,7 +117,7 @@ impl Start {
                 _ = terminate.recv() => Some(false),
                 _ = hangup.recv() => None,
                 _ = ended.recv(), if alive.is_none() => {
-                    if let Some(shared) = &serving {
+                    if let Some(shared) = serving.get() {
                         shared.queue.close();
                     }
                     let _ = self.finished.send(());
@@ -115,7 +127,7 @@ impl Start {
                 }
             };
             if let Some(backlog) = drain {
-                let Some(shared) = &serving else { os::exit_now(0) };
+                let Some(shared) = serving.get() else { os::exit_now(0) };
                 shared.slot.set_state(State::Draining);
                 backlog_sender.send_replace(backlog);
                 self.drain.send_replace(true);

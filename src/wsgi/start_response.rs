@@ -80,14 +80,15 @@ impl StartResponse {
         };
         let Phase::Streaming { sender, left } = &mut *phase else { return Ok(More::Unwanted) };
         let mut data = own(block);
+        let mut surplus = false;
         if let Some(left) = left {
-            if data.len() as u64 > *left {
+            surplus = data.len() as u64 > *left;
+            if surplus {
                 tracing::warn!("the site sent more than its Content-Length: the rest is dropped");
                 data.truncate(*left as usize);
             }
             *left -= data.len() as u64;
         }
-        let done = *left == Some(0);
         let sent = if data.is_empty() { Sent::Taken } else { sender.send(data) };
         match sent {
             Sent::Taken => {}
@@ -101,7 +102,8 @@ impl StartResponse {
                 return Ok(More::Unwanted);
             }
         }
-        Ok(if done { More::Unwanted } else { More::Wanted })
+        // A site that has sent all it announced may still have work to do behind its last block.
+        Ok(if surplus { More::Unwanted } else { More::Wanted })
     }
 
     /// Answers with blocks that are all there: no need to stream, and the length is known.

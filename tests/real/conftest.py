@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from harness import ROOT, Atrio
 
 HERE = Path(__file__).resolve().parent

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from harness import Atrio, eventually
 
 from .chromium import Chromium

@@ -25,7 +25,7 @@ def test_error_becomes_a_page_keeps_the_session_and_is_logged(chain):
     broken = chain.get("/broken")
     assert broken.status == 500 and "no chair for guest 42" in broken.text
     assert chain.get("/", session_of(broken)).text == "2"
-    chain.wait_log("no chair for guest 42")
+    chain.wait_log("no chair for guest 42", 10)
 
 
 def test_written_and_yielded_blocks_keep_their_order(chain):
@@ -43,7 +43,7 @@ def test_stream_is_whole_and_every_iterable_is_closed(chain):
 def test_error_in_the_middle_of_a_stream_is_closed_and_logged(chain):
     reply = chain.get("/breaks")
     assert reply.status == 200 and reply.body.startswith(b"the first block")
-    chain.wait_log("no chair for guest 42")
+    chain.wait_log("no chair for guest 42", 10)
     assert chain.get("/closed").text == "1"
 
 

@@ -63,7 +63,7 @@ def test_fileapp_answers_conditions_and_head(paste):
 def test_error_catcher_hides_the_traceback_from_the_client_and_logs_it(paste):
     reply = paste.get("/guarded")
     assert reply.status == 500 and "The hall is closed." in reply.text and "LookupError" not in reply.text
-    paste.wait_log("no chair for guest 42")
+    paste.wait_log("no chair for guest 42", 10)
 
 
 def test_evalerror_shows_the_traceback_and_evaluates_in_its_frame(paste):

@@ -46,7 +46,7 @@ def test_traceback_page_and_its_resources(werkzeug):
     assert debugger.page.status == 500
     assert "LookupError: no chair for guest 42" in debugger.page.text and "EVALEX = true" in debugger.page.text
     assert "function" in debugger.ask("resource", f="debugger.js").text
-    werkzeug.wait_log("LookupError: no chair for guest 42")
+    werkzeug.wait_log("LookupError: no chair for guest 42", 10)
 
 
 def test_interpreter_in_a_frame_opens_with_the_pin_only(werkzeug):
@@ -73,7 +73,7 @@ def test_console_keeps_its_variables_from_one_request_to_the_next(werkzeug):
 def test_error_in_the_middle_of_a_stream_is_logged_with_its_traceback(werkzeug):
     reply = werkzeug.get("/stream")
     assert reply.status == 200 and reply.body.startswith(b"the first block")
-    werkzeug.wait_log("headers were already sent.*LookupError: no chair for guest 42")
+    werkzeug.wait_log("headers were already sent.*LookupError: no chair for guest 42", 10)
 
 
 @pytest.mark.parametrize("blocks", [(), (b"a",), (CONTENT[:70_000], CONTENT[70_000:])], ids=("none", "one", "two"))
