@@ -106,6 +106,12 @@ pub fn name_thread(name: &str) {
     }
 }
 
+/// How often this thread has given up the processor to wait for something.
+pub fn voluntary_switches() -> i64 {
+    nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD)
+        .map_or(0, |usage| usage.voluntary_context_switches())
+}
+
 /// The next child that has ended, if any.
 pub fn reap() -> Option<(Pid, WaitStatus)> {
     match nix::sys::wait::waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {

@@ -146,9 +146,8 @@ where
     slot.connections_accepted.fetch_add(1, Relaxed);
     let surplus = slot.connections.fetch_add(1, Relaxed) >= serving.max_connections as i64;
     let trusted = service::is_trusted(&serving.trusted, peer.map(|peer| peer.ip()));
-    let connection = Arc::new(Connection::new(peer, local, trusted, surplus));
+    let connection = Arc::new(Connection::new(peer, &local, trusted, surplus));
     let guard = Guard::new(stream, connection.clone(), serving.timeouts, serving.max_header, shared.drain.clone());
-    let mut drain = shared.drain.clone();
     let max_header = serving.max_header;
     let alive = serving.alive.clone();
     tokio::spawn(async move {
@@ -156,13 +155,7 @@ where
         let mut http = http1::Builder::new();
         // A client may end its side after its request (RFC 9112 section 9.6 closes in halves).
         http.half_close(true).max_buf_size(max_header + READ_BUFFER);
-        let mut task = std::pin::pin!(http.serve_connection(TokioIo::new(guard), serve));
-        tokio::select! {
-            biased;
-            _ = &mut task => {}
-            // Polled again, the connection's guard sees the drain.
-            () = drained(&mut drain) => { let _ = task.await; }
-        }
+        let _ = http.serve_connection(TokioIo::new(guard), serve).await;
         slot.connections.fetch_sub(1, Relaxed);
         drop(alive);
     });

@@ -19,7 +19,8 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 pub struct Account {
     shared: Arc<Shared>,
     pub connection: Arc<Connection>,
-    started: Instant,
+    /// When the request's head had arrived.
+    pub started: Instant,
     method: Method,
     uri: Uri,
     version: Version,

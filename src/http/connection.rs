@@ -8,12 +8,26 @@ use crate::control::Bound;
 
 use super::head::Rejection;
 
+/// One end of a connection, in text; empty where there is none.
+#[derive(Default)]
+pub struct Endpoint {
+    pub address: String,
+    pub port: String,
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Endpoint { address: address.ip().to_canonical().to_string(), port: address.port().to_string() }
+    }
+}
+
 /// A client connection.
 pub struct Connection {
     /// `None`: a unix socket.
     pub peer: Option<SocketAddr>,
-    /// The address that the client connected to.
-    pub local: Bound,
+    /// The address and port that the client connected to, and its own, as CGI has them (RFC 3875 section 4.1).
+    pub server: Endpoint,
+    pub remote: Endpoint,
     /// Whether `ATRIO_TRUSTED_PROXIES` holds the peer.
     pub trusted: bool,
     /// Past `ATRIO_MAX_CONNECTIONS`: its first request is refused.
@@ -24,10 +38,16 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(peer: Option<SocketAddr>, local: Bound, trusted: bool, surplus: bool) -> Self {
+    pub fn new(peer: Option<SocketAddr>, local: &Bound, trusted: bool, surplus: bool) -> Self {
+        let server = match local {
+            Bound::Tcp(address) => Endpoint::from(*address),
+            Bound::Unix(_) => Endpoint { address: "localhost".into(), port: "80".into() },
+        };
+        let remote = peer.map(Endpoint::from).unwrap_or_default();
         Connection {
             peer,
-            local,
+            server,
+            remote,
             trusted,
             surplus,
             requests: AtomicU64::new(0),

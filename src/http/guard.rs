@@ -41,6 +41,8 @@ pub struct Guard<S> {
     connection: Arc<Connection>,
     timeouts: Timeouts,
     drain: watch::Receiver<bool>,
+    /// Wakes the connection when the drain begins; polled once, since the waker stays the same.
+    drained: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     framing: Framing,
     /// Read, but not passed on yet; the first `released` bytes may be.
     held: Vec<u8>,
@@ -68,6 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             connection,
             timeouts,
             drain,
+            drained: None,
             framing: Framing::new(max_head),
             held: Vec::new(),
             released: 0,
@@ -146,6 +149,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         Ok(())
     }
 
+    fn is_draining(&mut self, cx: &mut Context) -> bool {
+        if self.drained.is_none() {
+            let mut drain = self.drain.clone();
+            let drained = Box::pin(async move {
+                let _ = drain.wait_for(|drain| *drain).await.is_ok();
+            });
+            // If it is over already, the answer below says so.
+            let _ = self.drained.insert(drained).as_mut().poll(cx);
+        }
+        *self.drain.borrow()
+    }
+
     /// Nothing came: is the client's time over?
     fn wait(&mut self, cx: &mut Context) -> Poll<io::Result<()>> {
         let since = *self.waiting.get_or_insert_with(Instant::now);
@@ -157,7 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             (false, _) => self.timeouts.body,
         };
         let mut at = since + limit;
-        if idle && *self.drain.borrow() {
+        if idle && self.is_draining(cx) {
             at = at.min(*self.draining.get_or_insert_with(Instant::now) + DRAIN_IDLE);
         }
         if !self.reading.passed(at, cx) {

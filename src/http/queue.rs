@@ -15,11 +15,11 @@ use crate::metrics::{Reject, Slot};
 use super::job::Job;
 
 /// What a quick request takes at most; also how often help is looked for while requests are under way.
-const QUICK: Duration = Duration::from_millis(1);
+pub const QUICK: Duration = Duration::from_millis(1);
 /// The same while requests are slow: every push wakes a thread then, and only expiry is left to look after.
 const PATIENT_TICK: Duration = Duration::from_millis(20);
 /// How long more requests than the limit may wait while requests are quick.
-const BURST: Duration = Duration::from_millis(100);
+const BURST: Duration = Duration::from_secs(1);
 /// So many requests in the queue call a thread at once.
 const CROWD: usize = 64;
 /// How many quick requests in a row it takes after a slow one to be taken for quick again.
@@ -27,7 +27,7 @@ const PATIENCE: u32 = 32;
 
 #[derive(Default)]
 struct State {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Box<Job>>,
     /// Threads asleep, the last to fall asleep last: it is the first to be woken, for its memory is still in the caches.
     idle: Vec<Arc<Sleeper>>,
     /// Threads woken that have not come back for a job yet; they may still wait for the GIL.
@@ -42,8 +42,8 @@ struct State {
 struct Pace(AtomicU32);
 
 impl Pace {
-    fn note(&self, took: Duration) {
-        if took >= QUICK {
+    fn note(&self, slow: bool) {
+        if slow {
             self.0.store(PATIENCE, Relaxed);
         } else if self.0.load(Relaxed) > 0 {
             self.0.fetch_update(Relaxed, Relaxed, |score| score.checked_sub(1)).ok();
@@ -119,14 +119,14 @@ impl Queue {
     }
 
     /// Adds a request, or gives it back when `limit` requests wait already.
-    pub fn push(&self, job: Job) -> Result<(), Box<Job>> {
+    pub fn push(&self, job: Box<Job>) -> Result<(), Box<Job>> {
         let mut state = self.lock();
         // A thread that is free takes its request at once: only what exceeds the free threads waits.
         let free = state.idle.len() + state.waking;
         let full = state.jobs.len() >= self.limit + free;
         // A burst that quick requests will have worked off in a moment is not refused; see `tick`.
         if state.closed || full && !self.pace.is_quick() {
-            return Err(Box::new(job));
+            return Err(job);
         }
         state.jobs.push_back(job);
         self.slot.queue_length.store(state.jobs.len() as i64, Relaxed);
@@ -164,7 +164,7 @@ impl Queue {
 
     /// The next request, if one waits; `woken`: the caller comes from [`Queue::wait`]. It runs the request, and then says
     /// [`Queue::ran`].
-    pub fn take(&self, woken: bool) -> Option<Job> {
+    pub fn take(&self, woken: bool) -> Option<Box<Job>> {
         let mut state = self.lock();
         state.waking -= usize::from(woken);
         let job = state.jobs.pop_front()?;
@@ -176,9 +176,9 @@ impl Queue {
         Some(job)
     }
 
-    /// A request that was taken has been answered, after `took`.
-    pub fn ran(&self, took: Duration) {
-        self.pace.note(took);
+    /// A request that was taken has been answered; `slow`: it took longer than [`QUICK`], because it waited for something.
+    pub fn ran(&self, slow: bool) {
+        self.pace.note(slow);
         let mut state = self.lock();
         state.busy -= 1;
         self.note(&state);

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
@@ -53,7 +54,7 @@ pub async fn serve(
     let outcome = match connection.next_request() {
         Some(rejection) => Err(Refusal::from(rejection)),
         None if connection.surplus => Err(Refusal::unavailable(Reject::Connections, "too many connections")),
-        None => ask(&shared, connection, request, account.id.clone()).await,
+        None => ask(&shared, connection, request, account.id.clone(), account.started).await,
     };
     let (mut head, content, close) = match outcome {
         Ok(answer) => {
@@ -87,6 +88,7 @@ async fn ask(
     connection: Arc<Connection>,
     request: Request<Incoming>,
     id: Arc<str>,
+    mut arrived: Instant,
 ) -> Result<Answer, Refusal> {
     let (parts, incoming) = request.into_parts();
     let target = Target::new(&parts.uri)?;
@@ -94,9 +96,9 @@ async fn ask(
         return Err(SpoolError::TooLarge.into());
     }
     let (sender, receiver) = oneshot::channel();
-    let reply = Reply::new(sender, shared.completions.clone());
     let expects = parts.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if expects && !incoming.is_end_stream() {
+        let reply = Reply::new(sender, shared.completions.clone(), arrived);
         let (body, mut fetch) = OnDemand::new(incoming, shared.max_body);
         enqueue(shared, Job { parts, target, body: RequestBody::OnDemand(body), connection, id, reply })?;
         let answer = beside(receiver, fetch.run()).await.map_err(|_| Refusal::lost())?.map_err(Refusal::from);
@@ -106,20 +108,22 @@ async fn ask(
     let body = if incoming.is_end_stream() {
         Spooled::Memory(bytes::Bytes::new())
     } else {
-        spool(incoming, shared.max_body).await.map_err(|error| match (connection.refusal(), error) {
+        let body = spool(incoming, shared.max_body).await.map_err(|error| match (connection.refusal(), error) {
             (Some(rejection), SpoolError::Client(_)) => rejection.into(),
             (_, error) => Refusal::from(error),
-        })?
+        })?;
+        // The wait for the body was the client's doing: the queue's clock starts here.
+        arrived = Instant::now();
+        body
     };
     shared.slot.request_body_bytes.fetch_add(body.len(), Relaxed);
-    // The wait for the body was the client's doing: the queue's clock starts here.
-    let reply = reply.restart();
+    let reply = Reply::new(sender, shared.completions.clone(), arrived);
     enqueue(shared, Job { parts, target, body: RequestBody::Whole(body), connection, id, reply })?;
     receiver.await.map_err(|_| Refusal::lost())?.map_err(Refusal::from)
 }
 
 fn enqueue(shared: &Shared, job: Job) -> Result<(), Refusal> {
-    shared.queue.push(job).map_err(|_| Refusal::from(Reject::QueueFull))?;
+    shared.queue.push(Box::new(job)).map_err(|_| Refusal::from(Reject::QueueFull))?;
     shared.busy.notify_one();
     Ok(())
 }

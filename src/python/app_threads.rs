@@ -9,7 +9,8 @@ use std::time::Instant;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
-use crate::http::queue::{Queue, Sleeper, Wake};
+use crate::http::job::Job;
+use crate::http::queue::{QUICK, Queue, Sleeper, Wake};
 use crate::http::service::Shared;
 use crate::metrics::scoreboard::INNER_BOUNDS;
 use crate::os;
@@ -58,27 +59,53 @@ pub fn start(
 fn serve(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Shared) {
     let queue = &shared.queue;
     let sleeper = Sleeper::new();
+    let mut blocking = Blocking::new();
     let mut woken = false;
     loop {
         if let Some(job) = queue.take(std::mem::take(&mut woken)) {
-            run(py, application, environs, shared, job);
+            run(py, application, environs, shared, &mut blocking, job);
             continue;
         }
         shared.completions.flush();
         match py.detach(|| queue.wait(&sleeper)) {
-            Wake::Woken => woken = true,
+            Wake::Woken => {
+                woken = true;
+                blocking = Blocking::new();
+            }
             Wake::Work => {}
             Wake::Closed => return,
         }
     }
 }
 
-fn run(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Shared, mut job: crate::http::job::Job) {
+/// Tells a thread that waited from one that only computed, or that the kernel let others go before: on a busy machine both take long.
+struct Blocking(i64);
+
+impl Blocking {
+    fn new() -> Self {
+        Blocking(os::voluntary_switches())
+    }
+
+    /// Since the last call, or the start.
+    fn has_waited(&mut self) -> bool {
+        let now = os::voluntary_switches();
+        std::mem::replace(&mut self.0, now) != now
+    }
+}
+
+fn run(
+    py: Python,
+    application: &Bound<PyAny>,
+    environs: &Environ,
+    shared: &Shared,
+    blocking: &mut Blocking,
+    mut job: Box<Job>,
+) {
     let queue: &Queue = &shared.queue;
     let started = Instant::now();
     if job.reply.is_abandoned() {
         drop(job);
-        return queue.ran(started.elapsed());
+        return queue.ran(false);
     }
     shared.slot.queue_wait.observe(&INNER_BOUNDS, job.reply.taken(started));
     job.reply.deferred = queue.may_defer();
@@ -87,5 +114,5 @@ fn run(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Shar
     }
     let took = started.elapsed();
     shared.slot.app.observe(&INNER_BOUNDS, took);
-    queue.ran(took);
+    queue.ran(took >= QUICK && blocking.has_waited());
 }

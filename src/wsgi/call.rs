@@ -12,7 +12,7 @@ use super::log_stream::{self, traceback};
 use super::start_response::{More, StartResponse, own_item};
 
 /// Runs `application` on `job`, whatever comes of it; whether an exception escaped.
-pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Job) -> bool {
+pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box<Job>) -> bool {
     let (id, method, uri) = (job.id.clone(), job.parts.method.clone(), job.parts.uri.clone());
     let _current = log_stream::current_request(&id);
     let result = environs.build(py, &job).and_then(|environ| {
@@ -35,7 +35,12 @@ pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Job
 fn respond(application: &Bound<PyAny>, environ: &Bound<PyAny>, response: &Bound<StartResponse>) -> PyResult<()> {
     let py = application.py();
     let body = application.call1((environ, response))?;
+    let list = body.is_exact_instance_of::<PyList>() || body.is_exact_instance_of::<PyTuple>();
     let sent = send(&body, response.get());
+    if list {
+        // It has no close(), and to ask for what is not there is slow.
+        return sent;
+    }
     let close = body.getattr_opt(intern!(py, "close")).and_then(|close| close.map(|close| close.call0()).transpose());
     match (sent, close) {
         (Err(error), Err(second)) => {

@@ -8,7 +8,6 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use crate::control::Bound as Address;
 use crate::http::connection::Connection;
 use crate::http::job::{Job, RequestBody};
 use crate::http::service::X_REQUEST_ID;
@@ -77,18 +76,10 @@ impl Environ {
     }
 
     fn addresses(&self, py: Python, environ: &Bound<PyDict>, connection: &Connection) -> PyResult<()> {
-        let (name, port) = match &connection.local {
-            Address::Tcp(local) => (local.ip().to_canonical().to_string(), local.port().to_string()),
-            Address::Unix(_) => ("localhost".into(), "80".into()),
-        };
-        environ.set_item(intern!(py, "SERVER_NAME"), name)?;
-        environ.set_item(intern!(py, "SERVER_PORT"), port)?;
-        let (address, port) = match connection.peer {
-            Some(peer) => (peer.ip().to_canonical().to_string(), peer.port().to_string()),
-            None => Default::default(),
-        };
-        environ.set_item(intern!(py, "REMOTE_ADDR"), address)?;
-        environ.set_item(intern!(py, "REMOTE_PORT"), port)
+        environ.set_item(intern!(py, "SERVER_NAME"), &connection.server.address)?;
+        environ.set_item(intern!(py, "SERVER_PORT"), &connection.server.port)?;
+        environ.set_item(intern!(py, "REMOTE_ADDR"), &connection.remote.address)?;
+        environ.set_item(intern!(py, "REMOTE_PORT"), &connection.remote.port)
     }
 
     fn headers(&self, py: Python, environ: &Bound<PyDict>, job: &Job) -> PyResult<()> {
