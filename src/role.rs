@@ -52,19 +52,23 @@ pub fn choose(name: &OsStr, args: Vec<OsString>) -> Result<Role, Failure> {
     })
 }
 
-/// How Python starts in the role of `python3`.
-///
-/// Called through a link named python, it is where that link is: so a virtual environment's `bin/python` finds its `pyvenv.cfg`.
+/// How Python starts in the role of `python3`: where it takes itself to be decides which packages it finds.
 pub fn python(name: OsString, args: Vec<OsString>) -> Start {
-    let called_python = Path::new(&name).file_name().is_some_and(|name| name.as_bytes().starts_with(b"python"));
-    let venv = std::env::var_os(VENV).map(PathBuf::from).filter(|venv| venv.join("pyvenv.cfg").is_file());
-    let program = match venv {
-        _ if called_python => PathBuf::from(&name),
-        Some(venv) => venv.join("bin/python3"),
-        None => interpreter::binary(),
-    };
+    let is_venv = |folder: &Path| folder.join("pyvenv.cfg").is_file();
+    let called = called_path(&name).filter(|path| path.parent().and_then(Path::parent).is_some_and(is_venv));
+    let site = std::env::var_os(VENV).map(PathBuf::from).filter(|venv| is_venv(venv));
+    let program = called.or(site.map(|venv| venv.join("bin/python3"))).unwrap_or_else(interpreter::binary);
     let args = std::iter::once(program.clone().into_os_string()).chain(args).collect();
     Start { program, args }
+}
+
+/// The path behind the name that this process was called by; links are not followed, for a virtual environment's `bin/python` is one.
+fn called_path(name: &OsStr) -> Option<PathBuf> {
+    if name.as_bytes().contains(&b'/') {
+        return std::path::absolute(name).ok();
+    }
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 #[cfg(test)]

@@ -43,7 +43,11 @@ class Atrio:
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(self.folder / "notify"))
         variables = {"ATRIO_LISTEN": "127.0.0.1:0", "ATRIO_ADMIN_LISTEN": "127.0.0.1:0", "ATRIO_WORKERS": "1"}
-        variables |= {"ATRIO_SITES": self.sites, "NOTIFY_SOCKET": self.folder / "notify", "PYTHONDONTWRITEBYTECODE": "1"}
+        variables |= {
+            "ATRIO_SITES": self.sites,
+            "NOTIFY_SOCKET": self.folder / "notify",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         variables |= {k if k.isupper() else f"ATRIO_{k.upper()}": v for k, v in settings.items()}
         self.port = self.admin_port = None
         self.said = []
@@ -110,7 +114,11 @@ class Atrio:
     def metric(self, name):
         """The sum of the samples whose name and labels start with `name`."""
         lines = self.admin("/metrics").text.splitlines()
-        values = [float(line.rsplit(" ", 1)[1]) for line in lines if re.match(re.escape(name) + r"[{ ]", line) or line.startswith(name + ",")]
+        values = [
+            float(line.rsplit(" ", 1)[1])
+            for line in lines
+            if re.match(re.escape(name) + r"[{ ]", line) or line.startswith(name + ",")
+        ]
         return sum(values) if values else None
 
     def log(self):
@@ -123,7 +131,9 @@ class Atrio:
 
     def wait_log(self, pattern, patience=PATIENCE, where="log"):
         """Waits for a regular expression in the log (`where="access_log"`: in the access log)."""
-        return eventually(lambda: re.search(pattern, getattr(self, where)(), re.S), patience, f"{pattern!r} in the {where}")
+        return eventually(
+            lambda: re.search(pattern, getattr(self, where)(), re.DOTALL), patience, f"{pattern!r} in the {where}"
+        )
 
     def children(self):
         """{pid: command name} of all its descendants."""
@@ -326,5 +336,10 @@ def run(*args, sites=None, timeout=PATIENCE, cwd=None, input=None, **settings):
     return subprocess.run(
         [BINARY, *map(str, args)],
         env=clean_environment(**variables),
-        cwd=cwd, input=input, timeout=timeout, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=cwd,
+        input=input,
+        timeout=timeout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -109,7 +109,7 @@ async fn ask(
         Spooled::Memory(bytes::Bytes::new())
     } else {
         let body = spool(incoming, shared.max_body).await.map_err(|error| match (connection.refusal(), error) {
-            (Some(rejection), SpoolError::Client(_)) => rejection.into(),
+            (Some(rejection), SpoolError::Client(_)) => Refusal::of_body(rejection),
             (_, error) => Refusal::from(error),
         })?;
         // The wait for the body was the client's doing: the queue's clock starts here.
@@ -164,6 +164,13 @@ impl Refusal {
     fn lost() -> Self {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         Refusal { status, text: "the request was lost".into(), reason: None, retry: false, close: false }
+    }
+
+    /// The guard found the body wrong, or too slow.
+    fn of_body(rejection: Rejection) -> Self {
+        let refusal = Refusal::from(rejection);
+        let slow = rejection.status == StatusCode::REQUEST_TIMEOUT;
+        Refusal { reason: if slow { Some(Reject::BodyTimeout) } else { refusal.reason }, ..refusal }
     }
 
     fn answer(self, shared: &Shared) -> (http::response::Parts, Content, bool) {

@@ -21,6 +21,9 @@ use crate::os;
 /// For how many ticks without work the queue is still looked after: a sleep is cheaper than a wake-up for each request.
 const IDLE_TICKS: u32 = 10;
 
+/// Threads that write large request bodies to temporary files.
+const SPOOLERS: usize = 4;
+
 /// What the I/O thread starts with.
 pub struct Start {
     pub control: OwnedFd,
@@ -66,6 +69,7 @@ impl Start {
         let idle = serving.clone();
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
+            .max_blocking_threads(SPOOLERS)
             .on_thread_park(move || {
                 if let Some(shared) = idle.get() {
                     shared.queue.call_threads();
