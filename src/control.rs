@@ -108,7 +108,14 @@ pub enum FromWorker {
     },
     /// Accepts requests.
     Ready,
+    /// Accepts no more connections.
+    Draining,
     ImportFailed(ImportError),
+}
+
+/// Sends a message without descriptors.
+pub fn tell<M: Serialize>(socket: &OwnedFd, message: &M) -> io::Result<()> {
+    Ok(os::send(socket.as_fd(), &serde_json::to_vec(message)?, &[])?)
 }
 
 /// A blocking end, for the zygote.
@@ -120,7 +127,7 @@ impl Channel {
     }
 
     pub fn send<M: Serialize>(&self, message: &M) -> io::Result<()> {
-        Ok(os::send(self.0.as_fd(), &serde_json::to_vec(message)?, &[])?)
+        tell(&self.0, message)
     }
 
     /// The next message and its descriptors; `None` when the other end is gone.

@@ -9,10 +9,10 @@ use figment::value::Value;
 use serde_json::{Map, Value as Json, json};
 
 use super::given::{Given, Key, Origin};
-use super::one_line;
 use super::settings::Settings;
 use super::sources::{self, Source};
 use super::table::{Setting, settings};
+use crate::exit::one_line;
 
 /// The settings, and who gave them.
 pub struct Loaded {

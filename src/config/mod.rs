@@ -24,8 +24,3 @@ pub use load::{Loaded, load};
 pub use render::{Format, help, render};
 pub use settings::{AccessLog, LogFormat, Preload, Settings};
 pub use sources::Source;
-
-/// `text` without what would break a line of a terminal.
-fn one_line(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
-}

@@ -6,8 +6,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::given::{Given, Key};
 use super::load::{Loaded, Problems};
-use super::one_line;
 use super::table::{GROUPS, Kind};
+use crate::exit::one_line;
 
 const WIDTH: usize = 100;
 const INDENT: &str = "     ";

@@ -9,8 +9,8 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Value};
 
 use super::given::{Given, Key, Origin, PREFIX};
-use super::one_line;
 use super::table::{Setting, settings};
+use crate::exit::one_line;
 
 const FROM_FILE: &str = "_FILE";
 
@@ -127,6 +127,8 @@ pub(super) fn file(path: &Path, problems: &mut Vec<String>) -> Vec<Given> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return vec![],
+        // Whether it is there cannot be known; what cannot be read of the site is said elsewhere.
+        Err(_) if fs::symlink_metadata(path).is_err() => return vec![],
         Err(error) => {
             problems.push(format!("{shown}: {error}; make it readable or remove it"));
             return vec![];

@@ -145,7 +145,8 @@ fn request_line(line: &[u8]) -> Result<bool, Rejection> {
 
 /// RFC 9112 section 3.2: origin-form, absolute-form, and `*` for OPTIONS.
 fn target(method: &[u8], target: &[u8]) -> Result<(), Rejection> {
-    if target.iter().any(|b| *b <= b' ' || *b == 0x7f || *b == b'#') {
+    // What RFC 3986 has in no part of a URI; `{}|\\^` are none either, but are sent by browsers.
+    if target.iter().any(|b| *b <= b' ' || *b == 0x7f || b"#<>\"`".contains(b)) {
         return Err(bad("the target has a character that must be percent-encoded"));
     }
     let path = target.split(|b| *b == b'?').next().unwrap_or_default();

@@ -131,7 +131,8 @@ fn enqueue(shared: &Shared, job: Job) -> Result<(), Refusal> {
 /// The proxy's request id when it may be believed, else a new one.
 fn request_id(connection: &Connection, given: Option<&HeaderValue>) -> Arc<str> {
     let given = given.filter(|_| connection.trusted).and_then(|id| id.to_str().ok());
-    match given.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID) {
+    let plain = |id: &str| id.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
+    match given.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID && plain(id)) {
         Some(id) => id.into(),
         None => {
             let mut text = [0; 32];

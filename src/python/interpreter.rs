@@ -35,6 +35,14 @@ impl Config {
         check(unsafe { ffi::PyConfig_SetBytesString(&mut self.0, field, value.as_ptr()) })
     }
 
+    /// Tells Python where it is. PYTHONHOME would put another interpreter's standard library in place of this one's.
+    fn place(&mut self, program: &Path) -> Result<(), String> {
+        if std::env::var_os("PYTHONHOME").is_some() {
+            self.set(|c| &mut c.home, OsStr::new(env!("ATRIO_PYTHON_PREFIX")))?;
+        }
+        self.set(|c| &mut c.program_name, program.as_os_str())
+    }
+
     fn args(&mut self, args: &[std::ffi::OsString]) -> Result<(), String> {
         let args: Result<Vec<CString>, _> = args.iter().map(|arg| CString::new(arg.as_bytes())).collect();
         let args = args.map_err(|_| "an argument has a NUL byte")?;
@@ -81,8 +89,8 @@ pub fn start(start: &Start) -> Result<(), String> {
     config.0.parse_argv = 0;
     // No test of the terminal: a site has none.
     config.0.buffered_stdio = 1;
-    config.set(|c| &mut c.program_name, start.program.as_os_str())?;
     config.args(&start.args)?;
+    config.place(&start.program)?;
     config.initialize()?;
     // SAFETY: the thread is attached, for it has just initialised Python; it attaches anew where it needs Python.
     unsafe { ffi::PyEval_SaveThread() };
@@ -92,8 +100,9 @@ pub fn start(start: &Start) -> Result<(), String> {
 /// Behaves as `python3` with these arguments; returns its exit code.
 pub fn main(start: &Start) -> Result<i32, String> {
     let mut config = Config::python();
-    config.set(|c| &mut c.program_name, start.program.as_os_str())?;
+    // First, for they may choose the encoding that all other text is decoded with (-X utf8).
     config.args(&start.args)?;
+    config.place(&start.program)?;
     config.initialize()?;
     // SAFETY: Python was initialised by this thread, which is attached; Py_RunMain finalises it.
     Ok(unsafe { ffi::Py_RunMain() })

@@ -8,9 +8,9 @@ use pyo3::types::{PyDict, PyList};
 
 use crate::config::Settings;
 use crate::control::{ImportError, Site};
-use crate::exit::Code;
+use crate::exit::{Code, one_line};
 use crate::python::interpreter;
-use crate::wsgi::log_stream::{LogStream, traceback};
+use crate::wsgi::log_stream::{self, LogStream, traceback};
 
 /// The version that this binary embeds, as `3.13`.
 pub const PYTHON_MINOR: &str = env!("ATRIO_PYTHON");
@@ -62,7 +62,7 @@ pub fn prepare(py: Python, settings: &Settings, site: &Site) -> PyResult<()> {
     let packages = site.folder.join("site-packages");
     if packages.is_dir() {
         // Its .pth files count, and it stands before the system's packages but behind ATRIO_PYTHON_PATH.
-        let known: std::collections::HashSet<String> = path.extract()?;
+        let known: Vec<String> = path.extract()?;
         py.import("site")?.call_method1("addsitedir", (packages.as_os_str(),))?;
         let added: Vec<String> = path.extract::<Vec<String>>()?.into_iter().filter(|p| !known.contains(p)).collect();
         for folder in added.iter().rev() {
@@ -79,8 +79,12 @@ pub fn prepare(py: Python, settings: &Settings, site: &Site) -> PyResult<()> {
 /// Executes the site's script and returns its application.
 pub fn load(py: Python, settings: &Settings, site: &Site) -> Result<Py<PyAny>, ImportError> {
     let script = site.folder.join(&settings.script);
-    let failed = |error: PyErr| ImportError { advice: explain(py, &error, &script, site), code: Code::Config };
-    let module = execute(py, &script).map_err(|error| {
+    let failed =
+        |error: PyErr| ImportError { advice: one_line(&explain(py, &error, &script, site)), code: Code::Config };
+    let module = execute(py, &script);
+    // What the import printed without an end of line.
+    log_stream::flush();
+    let module = module.map_err(|error| {
         tracing::error!(
             site = site.name,
             "importing {} failed\n{}",
@@ -105,20 +109,28 @@ pub fn load(py: Python, settings: &Settings, site: &Site) -> Result<Py<PyAny>, I
     Ok(application.unbind())
 }
 
-/// Executes the script as the module of its name, so that `import root` elsewhere in the site finds it.
+/// Executes the script. `root.py` becomes the module `root`, so that `import root` elsewhere in the site finds it; a script of another
+/// suffix must not hide a package of its name (`shop.wsgi` and `import shop`).
+///
+/// The script is always compiled anew: a reload shows a change that the time stamp of a `.pyc` would hide.
 fn execute<'py>(py: Python<'py>, script: &Path) -> PyResult<Bound<'py, PyAny>> {
-    let name = script.file_stem().and_then(|stem| stem.to_str()).unwrap_or("root");
-    let name = if name == "__main__" { "root" } else { name };
+    let stem = script.file_stem().and_then(|stem| stem.to_str()).filter(|stem| *stem != "__main__");
+    let name = stem.filter(|_| script.extension() == Some("py".as_ref())).unwrap_or("atrio_script");
     let util = py.import("importlib.util")?;
-    // The loader is named because the script may have any suffix (ATRIO_SCRIPT=site.wsgi).
-    let loader = py.import("importlib.machinery")?.call_method1("SourceFileLoader", (name, script.as_os_str()))?;
+    let path = script.as_os_str();
+    let loader = py.import("importlib.machinery")?.call_method1("SourceFileLoader", (name, path))?;
     let options = PyDict::new(py);
     options.set_item("loader", &loader)?;
-    let spec = util.call_method("spec_from_file_location", (name, script.as_os_str()), Some(&options))?;
+    let spec = util.call_method("spec_from_file_location", (name, path), Some(&options))?;
     let module = util.call_method1("module_from_spec", (spec,))?;
     let modules = py.import("sys")?.getattr("modules")?;
     modules.set_item(name, &module)?;
-    if let Err(error) = loader.call_method1("exec_module", (&module,)) {
+    let run = || {
+        let source = loader.call_method1("get_data", (path,))?;
+        let code = loader.call_method1("source_to_code", (source, path))?;
+        py.import("builtins")?.call_method1("exec", (code, module.getattr("__dict__")?))
+    };
+    if let Err(error) = run() {
         modules.del_item(name)?;
         return Err(error);
     }
@@ -149,7 +161,14 @@ fn explain(py: Python, error: &PyErr, script: &Path, site: &Site) -> String {
 /// What importing the site left that must not be shared over a fork: threads, and open sockets.
 pub fn unforkable(py: Python, sockets_before: &[String]) -> Vec<String> {
     let mut found = Vec::new();
-    let tasks = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    let mut tasks = tasks();
+    // A thread that has just been joined is listed for a moment longer.
+    for _ in 0..10 {
+        if tasks > 1 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            tasks = self::tasks();
+        }
+    }
     if tasks > 1 {
         let names = py
             .import("threading")
@@ -164,6 +183,11 @@ pub fn unforkable(py: Python, sockets_before: &[String]) -> Vec<String> {
         found.push(format!("{} open", plural(sockets, "socket")));
     }
     found
+}
+
+/// The threads of this process.
+fn tasks() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }
 
 fn plural(count: usize, what: &str) -> String {

@@ -30,7 +30,8 @@ const PRIVATE: [&str; 6] =
 /// What a child said, or that its socket has ended.
 pub enum Report {
     Zygote(Generation, Option<FromZygote>),
-    Worker(Slot, Option<FromWorker>),
+    /// With the number of the worker, for another one may have its slot by now.
+    Worker(Slot, u64, Option<FromWorker>),
 }
 
 struct Zygote {
@@ -39,6 +40,7 @@ struct Zygote {
 }
 
 struct Worker {
+    number: u64,
     /// Known once it has said so.
     pid: Option<Pid>,
     channel: Arc<AsyncChannel>,
@@ -49,6 +51,8 @@ pub struct Children {
     reports: mpsc::UnboundedSender<Report>,
     zygotes: BTreeMap<Generation, Zygote>,
     workers: BTreeMap<Slot, Worker>,
+    /// Workers asked for so far.
+    asked: u64,
     /// Reaped before anybody knew who they were.
     strangers: HashMap<Pid, String>,
     /// Process groups of all zygotes, and so of their workers and of what a site may have left running.
@@ -62,6 +66,7 @@ impl Children {
             reports,
             zygotes: BTreeMap::new(),
             workers: BTreeMap::new(),
+            asked: 0,
             strangers: HashMap::new(),
             groups: Vec::new(),
         }
@@ -110,17 +115,18 @@ impl Children {
         let (ours, theirs) = os::seqpacket_pair()?;
         zygote.channel.send(&ToZygote::Fork { slot }, &[theirs.as_fd()])?;
         let channel = Arc::new(AsyncChannel::new(ours)?);
-        let (reports, reader) = (self.reports.clone(), channel.clone());
+        self.asked += 1;
+        let (reports, reader, number) = (self.reports.clone(), channel.clone(), self.asked);
         tokio::spawn(async move {
             loop {
                 let message = reader.receive().await.ok().flatten();
                 let last = message.is_none();
-                if reports.send(Report::Worker(slot, message)).is_err() || last {
+                if reports.send(Report::Worker(slot, number, message)).is_err() || last {
                     return;
                 }
             }
         });
-        self.workers.insert(slot, Worker { pid: None, channel });
+        self.workers.insert(slot, Worker { number, pid: None, channel });
         Ok(())
     }
 
@@ -149,6 +155,16 @@ impl Children {
         for group in &self.groups {
             let _ = killpg(*group, Signal::SIGKILL);
         }
+    }
+
+    /// Whether the worker of this number still has the slot.
+    pub fn is_present(&self, slot: Slot, number: u64) -> bool {
+        self.workers.get(&slot).is_some_and(|worker| worker.number == number)
+    }
+
+    /// A worker could not be forked.
+    pub fn forget(&mut self, slot: Slot) {
+        self.workers.remove(&slot);
     }
 
     /// A worker has said who it is.

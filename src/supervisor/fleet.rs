@@ -35,6 +35,8 @@ pub enum Event {
     /// With how it ended, in words.
     ZygoteExited(Generation, String),
     WorkerReady(Slot),
+    /// It accepts no more connections.
+    WorkerDraining(Slot),
     WorkerExited(Slot, String),
     Reload,
     Stop,
@@ -59,7 +61,9 @@ pub enum Action {
         backlog: bool,
     },
     Kill(Slot),
-    /// All workers of this generation accept requests: it serves now.
+    /// Connections that nobody would serve are refused from now on.
+    CloseSockets,
+    /// All workers of this generation accept connections, and no others do: it serves now.
     Serving(Generation),
     /// The reload came to nothing; the last generation serves on.
     ReloadFailed(String),
@@ -91,6 +95,8 @@ enum Zygote {
 struct Worker {
     generation: Generation,
     ready_at: Option<Now>,
+    /// It takes connections.
+    accepts: bool,
     /// Draining; killed at that time.
     kill_at: Option<Now>,
 }
@@ -109,6 +115,8 @@ pub struct Fleet {
     workers: BTreeMap<Slot, Worker>,
     last: Generation,
     serving: Option<Generation>,
+    /// The last generation that was said to serve.
+    announced: Option<Generation>,
     incoming: Option<Generation>,
     reload_wanted: bool,
     /// Importing leaves what a fork would break: workers import for themselves from now on.
@@ -129,6 +137,7 @@ impl Fleet {
             workers: BTreeMap::new(),
             last: 0,
             serving: None,
+            announced: None,
             incoming: None,
             reload_wanted: false,
             unforkable: false,
@@ -174,6 +183,12 @@ impl Fleet {
             Event::WorkerReady(slot) => {
                 if let Some(worker) = self.workers.get_mut(&slot) {
                     worker.ready_at = Some(now);
+                    worker.accepts = true;
+                }
+            }
+            Event::WorkerDraining(slot) => {
+                if let Some(worker) = self.workers.get_mut(&slot) {
+                    worker.accepts = false;
                 }
             }
             Event::WorkerExited(slot, how) => self.worker_exited(now, slot, how, &mut actions),
@@ -196,6 +211,7 @@ impl Fleet {
         for (slot, worker) in &mut self.workers {
             if worker.kill_at.is_some_and(|at| at <= now) {
                 worker.kill_at = Some(now + BACKOFF_MAX);
+                actions.push(Action::Warn("a worker did not leave in time: it is killed".into()));
                 actions.push(Action::Kill(*slot));
             }
         }
@@ -203,6 +219,7 @@ impl Fleet {
             && until <= now
         {
             self.stop = Some(Stop::Draining);
+            actions.push(Action::CloseSockets);
             self.drain(now, |_| true, true, actions);
             for generation in self.zygotes.keys().copied().collect::<Vec<_>>() {
                 self.stop_zygote(generation, actions);
@@ -217,13 +234,14 @@ impl Fleet {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
         }
+        self.promote(now, actions);
+        self.announce(actions);
         if self.reload_wanted && self.incoming.is_none() && self.stop.is_none() {
             self.reload_wanted = false;
             self.begin_generation(actions);
         }
         self.restore_zygote(actions);
         self.fill(actions);
-        self.promote(now, actions);
     }
 
     fn begin_generation(&mut self, actions: &mut Vec<Action>) {
@@ -271,7 +289,7 @@ impl Fleet {
             let present = self.workers.values().filter(|w| w.generation == generation && w.kill_at.is_none()).count();
             for _ in present..self.policy.workers {
                 let Some(slot) = (0..self.policy.slots).find(|slot| !self.workers.contains_key(slot)) else { return };
-                self.workers.insert(slot, Worker { generation, ready_at: None, kill_at: None });
+                self.workers.insert(slot, Worker { generation, ready_at: None, accepts: false, kill_at: None });
                 actions.push(Action::Fork { generation, slot });
             }
         }
@@ -286,10 +304,20 @@ impl Fleet {
         }
         self.incoming = None;
         self.serving = Some(incoming);
-        actions.push(Action::Serving(incoming));
         self.drain(now, |w| w.generation != incoming, false, actions);
         for generation in self.zygotes.keys().copied().filter(|g| *g != incoming).collect::<Vec<_>>() {
             self.stop_zygote(generation, actions);
+        }
+    }
+
+    /// Says that the serving generation serves, once no connection can reach an older one.
+    fn announce(&mut self, actions: &mut Vec<Action>) {
+        if let Some(serving) = self.serving
+            && self.announced != Some(serving)
+            && !self.workers.values().any(|worker| worker.generation != serving && worker.accepts)
+        {
+            self.announced = Some(serving);
+            actions.push(Action::Serving(serving));
         }
     }
 
@@ -349,7 +377,7 @@ impl Fleet {
                 self.give_up(generation, Failure::new(Code::Software, message), actions);
             }
             Zygote::Starting | Zygote::Ready => {
-                actions.push(Action::Warn(format!("the zygote ended: {how}; the site is imported anew")));
+                actions.push(Action::Warn(format!("the zygote {how}; the site is imported anew")));
                 self.zygotes.insert(generation, Zygote::Gone);
                 self.back_off(now, how);
             }

@@ -10,6 +10,7 @@ mod view;
 
 pub use children::ZYGOTE;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Serves until a signal ends it.
 pub fn run(settings: Settings, explicit_listen: bool) -> Result<(), Failure> {
+    os::name_thread("atrio");
     let site = sites::find(&settings)?;
     let mut activated = sockets::activated();
     let listeners = if explicit_listen || activated.is_empty() {
@@ -79,8 +81,6 @@ struct Supervisor {
     reports: mpsc::UnboundedReceiver<Report>,
     view: Arc<View>,
     began: Instant,
-    /// A reload that somebody asked for is under way.
-    reloading: bool,
 }
 
 impl Supervisor {
@@ -102,7 +102,6 @@ impl Supervisor {
             fleet: Fleet::new(policy),
             children: Children::new(memory, sender),
             began: Instant::now(),
-            reloading: false,
             settings,
             site,
             workers,
@@ -116,15 +115,15 @@ impl Supervisor {
     async fn run(mut self) -> Result<(), Failure> {
         let mut signals = Signals::new().map_err(|error| Failure::os("cannot handle signals", error))?;
         admin::start(&self.admin, &self.view).map_err(|error| Failure::os("cannot start the admin listener", error))?;
-        let mut events = vec![Event::Start];
+        let mut events = VecDeque::from([Event::Start]);
         loop {
-            for event in events.drain(..) {
+            while let Some(event) = events.pop_front() {
                 for action in self.fleet.on(self.began.elapsed(), event) {
                     if let Action::Exit(result) = action {
                         self.children.kill_all();
                         return result;
                     }
-                    self.act(action)?;
+                    events.extend(self.act(action));
                 }
             }
             let deadline =
@@ -143,30 +142,33 @@ impl Supervisor {
                         self.view.stopping.store(true, Relaxed);
                         notify::stopping();
                         tracing::info!("draining: every accepted request is finished");
-                        events.push(Event::Stop);
+                        events.push_back(Event::Stop);
                     }
                 },
-                () = tokio::time::sleep(deadline) => events.push(Event::Tick),
+                () = tokio::time::sleep(deadline) => events.push_back(Event::Tick),
             }
         }
     }
 
     fn heard(&mut self, report: Report) -> Option<Event> {
         match report {
+            Report::Worker(slot, number, _) if !self.children.is_present(slot, number) => None,
             Report::Zygote(generation, Some(FromZygote::Ready)) => Some(Event::ZygoteReady(generation)),
             Report::Zygote(generation, Some(FromZygote::Unforkable(why))) => Some(Event::Unforkable(generation, why)),
             Report::Zygote(generation, Some(FromZygote::ImportFailed(e))) => Some(Event::ImportFailed(generation, e)),
             Report::Zygote(_, Some(FromZygote::ForkFailed { slot, error })) => {
+                self.children.forget(slot);
                 Some(Event::WorkerExited(slot, format!("could not be forked: {error}")))
             }
             Report::Zygote(_, None) => None,
-            Report::Worker(slot, Some(FromWorker::Started { pid })) => self.children.identified(slot, pid),
-            Report::Worker(slot, Some(FromWorker::Ready)) => Some(Event::WorkerReady(slot)),
-            Report::Worker(slot, Some(FromWorker::ImportFailed(error))) => {
+            Report::Worker(slot, _, Some(FromWorker::Started { pid })) => self.children.identified(slot, pid),
+            Report::Worker(slot, _, Some(FromWorker::Ready)) => Some(Event::WorkerReady(slot)),
+            Report::Worker(slot, _, Some(FromWorker::Draining)) => Some(Event::WorkerDraining(slot)),
+            Report::Worker(slot, _, Some(FromWorker::ImportFailed(error))) => {
                 let generation = self.view.board.slot(slot).generation.load(Relaxed);
                 Some(Event::ImportFailed(generation, error))
             }
-            Report::Worker(slot, None) => self.children.silent(slot),
+            Report::Worker(slot, _, None) => self.children.silent(slot),
         }
     }
 
@@ -186,37 +188,30 @@ impl Supervisor {
         }
         tracing::info!(site = self.site.name, "reloading");
         notify::reloading();
-        self.reloading = true;
         Some(Event::Reload)
     }
 
-    fn act(&mut self, action: Action) -> Result<(), Failure> {
+    /// What could not be done is an event again.
+    fn act(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::StartZygote { generation, preload } => {
                 let launch = self.launch(generation, preload);
-                self.children
-                    .start_zygote(&launch, &self.listeners)
-                    .map_err(|error| Failure::os("cannot start a process for the site", error))?;
+                if let Err(error) = self.children.start_zygote(&launch, &self.listeners) {
+                    return Some(Event::ZygoteExited(generation, format!("could not be started: {error}")));
+                }
             }
             Action::StopZygote(generation) => self.children.kill_zygote(generation),
             Action::Fork { generation, slot } => {
-                // A zygote that cannot be told is dead, and its end is on its way here.
                 if let Err(error) = self.children.fork(generation, slot) {
-                    tracing::warn!("cannot ask for a worker: {error}");
+                    return Some(Event::WorkerExited(slot, format!("could not be asked for: {error}")));
                 }
             }
             Action::Drain { slot, backlog } => self.children.drain(slot, backlog),
-            Action::Kill(slot) => {
-                tracing::warn!(
-                    pid = self.view.board.slot(slot).pid.load(Relaxed),
-                    "a worker did not leave in time: killed"
-                );
-                self.children.kill_worker(slot);
-            }
+            Action::Kill(slot) => self.children.kill_worker(slot),
+            Action::CloseSockets => self.listeners.clear(),
             Action::Serving(generation) => self.serving(generation),
             Action::ReloadFailed(reason) => {
                 self.view.reloads_failed.fetch_add(1, Relaxed);
-                self.reloading = false;
                 tracing::error!(site = self.site.name, "the reload failed, the last import serves on: {reason}");
                 notify::still_ready(&format!("serving {}; the last reload failed: {reason}", self.site.name));
             }
@@ -226,7 +221,7 @@ impl Supervisor {
             }
             Action::Exit(_) => {}
         }
-        Ok(())
+        None
     }
 
     fn launch(&self, generation: Generation, preload: bool) -> Launch {
@@ -242,8 +237,8 @@ impl Supervisor {
     }
 
     fn serving(&mut self, generation: Generation) {
-        self.view.generation.store(generation, Relaxed);
-        if std::mem::take(&mut self.reloading) {
+        let generation_before = self.view.generation.swap(generation, Relaxed);
+        if generation_before > 0 {
             self.view.reloads.fetch_add(1, Relaxed);
         }
         let addresses: Vec<String> = self.listeners.iter().map(|listener| listener.bound.to_string()).collect();

@@ -18,16 +18,22 @@ pub fn find(settings: &Settings) -> Result<Site, Failure> {
         std::io::ErrorKind::NotFound => Failure::config(format!(
             "ATRIO_SITES: {shown} does not exist; mount your site there (docker run -v ./sites:/sites …) or set ATRIO_SITES"
         )),
+        std::io::ErrorKind::NotADirectory => Failure::config(format!("ATRIO_SITES: {shown} is not a folder; name the folder that root.py is in")),
         _ => Failure::new(Code::Permission, format!("ATRIO_SITES: {shown} cannot be read: {error}; let this user read it")),
     })?;
-    let mut found = Vec::new();
+    let (mut found, mut unreadable) = (Vec::new(), None);
     for entry in entries.flatten() {
-        if is_script(&entry.path().join(script)).unwrap_or(false) {
-            found.push(site(&entry.path()));
+        match is_script(&entry.path().join(script)) {
+            Ok(true) => found.push(site(&entry.path())),
+            Ok(false) => {}
+            Err(failure) => unreadable = Some(failure),
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     let names = || found.iter().map(|site| &*site.name).collect::<Vec<_>>().join(", ");
+    if let Some(failure) = unreadable.filter(|_| found.is_empty()) {
+        return Err(failure);
+    }
     match (&settings.site, found.len()) {
         (Some(name), _) => found.iter().find(|site| site.name == *name).cloned().ok_or_else(|| {
             let there = if found.is_empty() { "there is none".into() } else { format!("there are: {}", names()) };
@@ -46,10 +52,12 @@ pub fn find(settings: &Settings) -> Result<Site, Failure> {
 fn is_script(path: &Path) -> Result<bool, Failure> {
     match std::fs::File::open(path) {
         Ok(_) => Ok(path.is_file()),
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(Failure::new(
-            Code::Permission,
-            format!("{} cannot be read: {error}; let this user read it", path.display()),
-        )),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            // A script that cannot even be seen is behind a folder that cannot be entered.
+            let folder = path.parent().filter(|_| std::fs::symlink_metadata(path).is_err());
+            let what = folder.map_or_else(|| path.display().to_string(), |f| format!("ATRIO_SITES: {}", f.display()));
+            Err(Failure::new(Code::Permission, format!("{what} cannot be read: {error}; let this user read it")))
+        }
         Err(_) => Ok(false),
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc as async_mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::control::{AsyncChannel, FromWorker, Launch, ToWorker};
 use crate::exit::Code;
@@ -56,7 +57,7 @@ impl Io {
         let _ = self.orders.send(Order::Serve(shared));
     }
 
-    /// Waits for the supervisor to end this process.
+    /// Waits for the I/O thread to end this process.
     pub fn join(self) -> ! {
         let _ = self.thread.join();
         os::exit_now(Code::Software as i32)
@@ -98,14 +99,20 @@ impl Start {
         let (alive, mut ended) = async_mpsc::channel::<()>(1);
         let (backlog_sender, backlog) = watch::channel(false);
         let mut alive = Some(alive);
+        let mut accepting = JoinSet::new();
         loop {
             let drain = tokio::select! {
                 Some(order) = orders.recv() => {
                     match order {
-                        Order::Say(message) => control.send(&message, &[])?,
+                        Order::Say(message) => {
+                            control.send(&message, &[])?;
+                            if let FromWorker::ImportFailed(error) = message {
+                                os::exit_now(error.code as i32);
+                            }
+                        }
                         Order::Serve(shared) => {
                             let Some(alive) = alive.clone() else { continue };
-                            self.start(&shared, alive, &backlog)?;
+                            self.start(&shared, alive, &backlog, &mut accepting)?;
                             shared.slot.set_state(State::Ready);
                             control.send(&FromWorker::Ready, &[])?;
                             let _ = serving.set(shared);
@@ -120,6 +127,12 @@ impl Start {
                 },
                 _ = terminate.recv() => Some(false),
                 _ = hangup.recv() => None,
+                Some(_) = accepting.join_next() => {
+                    if accepting.is_empty() {
+                        control.send(&FromWorker::Draining, &[])?;
+                    }
+                    None
+                }
                 _ = ended.recv(), if alive.is_none() => {
                     if let Some(shared) = serving.get() {
                         shared.queue.close();
@@ -146,6 +159,7 @@ impl Start {
         shared: &Arc<Shared>,
         alive: async_mpsc::Sender<()>,
         backlog: &watch::Receiver<bool>,
+        accepting: &mut JoinSet<()>,
     ) -> std::io::Result<()> {
         let settings = &self.launch.settings;
         let serving = Serving {
@@ -162,7 +176,7 @@ impl Start {
         };
         for (fd, bound) in self.listeners.drain(..).zip(&self.launch.listeners) {
             let listener = Listener::new(fd, bound)?;
-            tokio::spawn(listener.run(serving.clone(), self.drain.subscribe(), backlog.clone()));
+            accepting.spawn(listener.run(serving.clone(), self.drain.subscribe(), backlog.clone()));
         }
         let completions = shared.completions.clone();
         tokio::spawn(async move { completions.run().await });

@@ -60,12 +60,15 @@ pub fn run(birth: Birth) -> ! {
     slot.occupy(pid, launch.generation, launch.settings.threads);
     let (drain_sender, drain) = watch::channel(false);
     let (finished, done) = mpsc::channel();
+    // At once, and not by way of the I/O thread: who dies early is known by name.
+    if let Err(error) = crate::control::tell(&control, &FromWorker::Started { pid }) {
+        fail(&format!("the supervisor cannot be told: {error}"));
+    }
     let io = io::Start { control, listeners, launch: launch.clone(), drain: drain_sender, finished };
     let io = match io.spawn() {
         Ok(io) => io,
         Err(error) => fail(&format!("cannot start the I/O thread: {error}")),
     };
-    io.say(FromWorker::Started { pid });
     let imported = application.map_or_else(|| Python::attach(|py| site::load(py, &launch.settings, &launch.site)), Ok);
     let application = match imported {
         Ok(application) => application,

@@ -20,16 +20,20 @@ pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box
         environ.set_item(intern!(py, "wsgi.input"), input)?;
         let response = Bound::new(py, StartResponse::new(job.reply, method == http::Method::HEAD))?;
         let result = respond(application, &environ, &response);
-        if result.is_err() {
+        if let Err(error) = &result {
+            // SystemExit, KeyboardInterrupt and MemoryError too: a request never ends the server.
+            tracing::error!(request_id = &*id, "{method} {} failed\n{}", uri.path(), traceback(py, error).trim_end());
             response.get().fail();
         }
-        result
+        Ok(result)
     });
-    if let Err(error) = &result {
-        // SystemExit, KeyboardInterrupt and MemoryError too: a request never ends the server.
-        tracing::error!(request_id = &*id, "{method} {} failed\n{}", uri.path(), traceback(py, error).trim_end());
+    match result {
+        Ok(result) => result.is_err(),
+        Err(error) => {
+            tracing::error!(request_id = &*id, "no environ could be made\n{}", traceback(py, &error).trim_end());
+            true
+        }
     }
-    result.is_err()
 }
 
 fn respond(application: &Bound<PyAny>, environ: &Bound<PyAny>, response: &Bound<StartResponse>) -> PyResult<()> {

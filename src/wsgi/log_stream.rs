@@ -1,17 +1,19 @@
 //! What a site prints, on `sys.stdout`, `sys.stderr` or `wsgi.errors`, becomes records of the log.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, ThreadId};
+use std::sync::Arc;
 
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
 
 /// Text without an end of line is logged at this size, so that it does not gather without bound.
 const LIMIT: usize = 64 * 1024;
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
+    /// What this thread has written since its last end of line, by stream.
+    static PENDING: RefCell<Vec<(&'static str, String)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// While it lives, what this thread prints belongs to a request.
@@ -25,8 +27,38 @@ pub fn current_request(id: &Arc<str>) -> Current {
 
 impl Drop for Current {
     fn drop(&mut self) {
+        flush();
         CURRENT.with(|current| current.replace(None));
     }
+}
+
+/// Logs what this thread has written without an end of line.
+pub fn flush() {
+    for (name, text) in PENDING.take() {
+        log(name, &text);
+    }
+}
+
+fn log(stream: &str, text: &str) {
+    let text = text.trim_end_matches('\n');
+    if text.is_empty() {
+        return;
+    }
+    CURRENT.with_borrow(|id| match id {
+        Some(id) => tracing::info!(target: "site", stream, request_id = &**id, "{text}"),
+        None => tracing::info!(target: "site", stream, "{text}"),
+    });
+}
+
+/// A Python string as text; lone surrogates, which no encoding has, are escaped.
+pub fn text(string: &Bound<PyString>) -> String {
+    if let Ok(text) = string.to_str() {
+        return text.to_owned();
+    }
+    let escaped = string.call_method1(intern!(string.py(), "encode"), ("utf-8", "backslashreplace"));
+    escaped
+        .and_then(|bytes| bytes.extract::<Vec<u8>>())
+        .map_or_else(|_| string.to_string_lossy().into_owned(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A text stream of which every `write` that ends a line is one record, so that a traceback stays in one piece.
@@ -34,63 +66,52 @@ impl Drop for Current {
 pub struct LogStream {
     name: &'static str,
     fd: i32,
-    /// What each thread has written since its last end of line.
-    pending: Mutex<HashMap<ThreadId, String>>,
 }
 
 impl LogStream {
     /// `name` is the stream's in the log; `fd` what `fileno()` tells, for child processes.
     pub fn new(name: &'static str, fd: i32) -> Self {
-        LogStream { name, fd, pending: Mutex::default() }
+        LogStream { name, fd }
     }
 
-    fn log(&self, text: &str) {
-        let text = text.trim_end_matches('\n');
-        if text.is_empty() {
-            return;
-        }
-        CURRENT.with_borrow(|id| match id {
-            Some(id) => tracing::info!(target: "site", stream = self.name, request_id = &**id, "{text}"),
-            None => tracing::info!(target: "site", stream = self.name, "{text}"),
+    fn append(&self, text: &str) {
+        let record = PENDING.with_borrow_mut(|pending| {
+            let at = pending.iter().position(|(name, _)| *name == self.name).unwrap_or_else(|| {
+                pending.push((self.name, String::new()));
+                pending.len() - 1
+            });
+            pending[at].1.push_str(text);
+            let whole = text.ends_with('\n') || pending[at].1.len() >= LIMIT;
+            whole.then(|| pending.swap_remove(at).1)
         });
+        if let Some(record) = record {
+            log(self.name, &record);
+        }
     }
 }
 
 #[pymethods]
 impl LogStream {
-    fn write(&self, text: &str) -> usize {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let thread = thread::current().id();
-        if !text.ends_with('\n') {
-            let waiting = pending.entry(thread).or_default();
-            waiting.push_str(text);
-            if waiting.len() < LIMIT {
-                return text.chars().count();
-            }
-        }
-        let mut record = pending.remove(&thread).unwrap_or_default();
-        drop(pending);
-        if text.ends_with('\n') {
-            record.push_str(text);
-        }
-        self.log(&record);
-        text.chars().count()
+    fn write(&self, text: &Bound<PyString>) -> PyResult<usize> {
+        self.append(&self::text(text));
+        text.len()
     }
 
     fn writelines(&self, lines: &Bound<PyAny>) -> PyResult<()> {
         for line in lines.try_iter()? {
-            self.write(&line?.extract::<String>()?);
+            self.write(line?.cast::<PyString>()?)?;
         }
         Ok(())
     }
 
     /// Logs what this thread has written without an end of line.
     fn flush(&self) {
-        let waiting = self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&thread::current().id());
-        if let Some(text) = waiting {
-            self.log(&text);
-        }
+        flush();
     }
+
+    /// The log is UTF-8, and stays so.
+    #[pyo3(signature = (**_options))]
+    fn reconfigure(&self, _options: Option<&Bound<PyDict>>) {}
 
     fn fileno(&self) -> i32 {
         self.fd
@@ -165,13 +186,41 @@ struct LogBuffer(Py<LogStream>);
 
 #[pymethods]
 impl LogBuffer {
-    fn write(&self, data: &[u8]) -> usize {
-        self.0.get().write(&String::from_utf8_lossy(data));
+    fn write(&self, data: pyo3::pybacked::PyBackedBytes) -> usize {
+        self.0.get().append(&String::from_utf8_lossy(&data));
         data.len()
     }
 
     fn flush(&self) {
-        self.0.get().flush();
+        flush();
+    }
+
+    fn fileno(&self) -> i32 {
+        self.0.get().fd
+    }
+
+    fn isatty(&self) -> bool {
+        false
+    }
+
+    fn readable(&self) -> bool {
+        false
+    }
+
+    fn writable(&self) -> bool {
+        true
+    }
+
+    fn seekable(&self) -> bool {
+        false
+    }
+
+    /// The log stays open.
+    fn close(&self) {}
+
+    #[getter]
+    fn closed(&self) -> bool {
+        false
     }
 }
 
@@ -181,7 +230,7 @@ pub fn traceback(py: Python, error: &PyErr) -> String {
         let lines = py
             .import("traceback")?
             .call_method1("format_exception", (error.get_type(py), error.value(py), error.traceback(py)))?;
-        "".into_pyobject(py)?.call_method1("join", (lines,))?.extract::<String>()
+        Ok::<_, PyErr>(text("".into_pyobject(py)?.call_method1("join", (lines,))?.cast::<PyString>()?))
     };
     format().unwrap_or_else(|_| error.to_string())
 }

@@ -5,8 +5,7 @@ import os
 import signal
 import sys
 import textwrap
-import threading
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,16 +45,7 @@ def answer(server, path="/", **options):
 
 def later(function, *args, **options):
     """Calls `function` in a thread of its own; returns the Future of its result."""
-    future = Future()
-
-    def call():
-        try:
-            future.set_result(function(*args, **options))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return future
+    return ThreadPoolExecutor(1).submit(function, *args, **options)
 
 
 class Gates:
@@ -83,7 +73,7 @@ def records(text):
 
 
 def refused(*args, code=78, says, **settings):
-    """Starts what must end at once with `code` and one last sentence that matches all of `says`; returns the log before it."""
+    """Starts what must end at once with `code` and one last sentence with all of `says`; returns the log before it."""
     result = run(*args, timeout=20, **settings)
     *before, last = result.stderr.splitlines() or [""]
     assert result.returncode == code, result
@@ -121,7 +111,7 @@ def paused(*pids):
         os.kill(pid, signal.SIGSTOP)
     try:
         for pid in pids:
-            eventually(lambda: (stat(pid) or "T")[0] == "T", what=f"{pid} to stop")
+            eventually(lambda pid=pid: (stat(pid) or "T")[0] == "T", what=f"{pid} to stop")
         yield
     finally:
         for pid in pids:

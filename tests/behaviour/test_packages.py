@@ -46,7 +46,8 @@ def test_a_venv_can_be_named(tmp_path, made_venv, relative):
 
 @pytest.mark.parametrize("child", ["sys.executable, '-c'", "sys.executable, '-I', '-c'"])
 def test_a_program_that_the_site_starts_has_the_venv_too(tmp_path, made_venv, child):
-    value = f"subprocess.run([{child}, 'import goods, sys; print(goods.VALUE, sys.prefix)'], capture_output=True).stdout.decode()"
+    code = "import goods, sys; print(goods.VALUE, sys.prefix)"
+    value = f"subprocess.check_output([{child}, {code!r}], text=True)"
     with Atrio(site(tmp_path, value, "import subprocess"), venv=made_venv) as server:
         assert answer(server).split() == ["venv", str(made_venv)]
 

@@ -6,7 +6,6 @@ import pty
 import re
 import select
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -39,7 +38,9 @@ def test_commands_modules_scripts_and_stdin(python, tmp_path):
     script.write_text("import sys; print(sys.argv, __name__, __file__, sys.path[0])")
     assert python("-c", "import sys; print(sys.argv)", "a", "-b").stdout == "['-c', 'a', '-b']\n"
     assert python("-m", "json.tool", input="[1]").stdout.split() == ["[", "1", "]"]
-    assert python(script, "--threads", "x").stdout == f"{[str(script), '--threads', 'x']} __main__ {script} {tmp_path}\n"
+    assert (
+        python(script, "--threads", "x").stdout == f"{[str(script), '--threads', 'x']} __main__ {script} {tmp_path}\n"
+    )
     assert python(input="import sys; print(sys.argv)").stdout == "['']\n"
     assert python("-", "a", input="import sys; print(sys.argv)").stdout == "['-', 'a']\n"
 
@@ -85,9 +86,9 @@ def test_its_version_is_python_s(python):
     ],
 )
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
-def test_options_count(python, options, expression, expected, locale):
-    environment = clean_environment(LC_ALL=locale, PYTHONUTF8=None, PYTHONUNBUFFERED=None, PYTHONDONTWRITEBYTECODE=None)
-    result = python(*options, "-c", f"import json, sys; print(json.dumps({expression}))", env=environment)
+def test_options_count(options, expression, expected, locale):
+    unset = dict.fromkeys(("PYTHONUTF8", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"))
+    result = run("python", *options, "-c", f"import json, sys; print(json.dumps({expression}))", LC_ALL=locale, **unset)
     assert json.loads(result.stdout) == expected, result
 
 
@@ -141,7 +142,8 @@ def test_programs_of_a_request_inherit_no_descriptor_and_no_signal_mask(tmp_path
     value = f"subprocess.run({code!r}, shell=True, capture_output=True, text=True, close_fds=False).stdout"
     with Atrio(site(tmp_path, value, "import subprocess")) as server:
         _, blocked, _, ignored, *descriptors = answer(server).split()
-    assert (int(blocked, 16), int(ignored, 16)) == (0, 0)
+    standard = (1 << 31) - 1
+    assert int(blocked, 16) & standard == int(ignored, 16) & standard == 0
     assert set(descriptors) <= {"0", "1", "2", "3"}, "3 is what ls reads"
 
 
@@ -191,6 +193,5 @@ def test_the_interpreter_at_a_terminal():
 
 def test_a_full_disk_ends_it_as_it_ends_python(python):
     with open("/dev/full", "w") as full:
-        result = python("-c", "print(1)", stdout=full, stderr=subprocess.PIPE, capture_output=False)
-    reference = subprocess.run([sys.executable, "-c", "print(1)"], check=False, stdout=open("/dev/full", "w"), stderr=subprocess.PIPE)
-    assert result.returncode == reference.returncode == 120
+        options = {"stdout": full, "capture_output": False, "env": clean_environment(PYTHONUNBUFFERED=None)}
+        assert python("-c", "print(1)", **options).returncode == 120
