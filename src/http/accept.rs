@@ -43,7 +43,8 @@ pub struct Serving {
 
 /// A listening socket of either family.
 pub enum Listener {
-    Tcp(TcpListener),
+    /// With its address, unless it stands for several.
+    Tcp(TcpListener, Option<Bound>),
     Unix(UnixListener, Bound),
 }
 
@@ -51,10 +52,13 @@ impl Listener {
     /// Takes over an inherited listening socket. Must be called on the runtime that will use it.
     pub fn new(fd: OwnedFd, bound: &Bound) -> io::Result<Self> {
         Ok(match bound {
-            Bound::Tcp(_) => {
+            Bound::Tcp(address) => {
                 let listener = std::net::TcpListener::from(fd);
                 listener.set_nonblocking(true)?;
-                Listener::Tcp(TcpListener::from_std(listener)?)
+                // Connections inherit it. Nagle's algorithm would hold back the blocks of a stream.
+                socket2::SockRef::from(&listener).set_tcp_nodelay(true)?;
+                let bound = (!address.ip().is_unspecified()).then(|| bound.clone());
+                Listener::Tcp(TcpListener::from_std(listener)?, bound)
             }
             Bound::Unix(_) => {
                 let listener = std::os::unix::net::UnixListener::from(fd);
@@ -67,7 +71,9 @@ impl Listener {
     /// The next connection.
     pub async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Listener::Tcp(listener) => listener.accept().await.map(|(s, peer)| Accepted::Tcp(s, peer)),
+            Listener::Tcp(listener, bound) => {
+                listener.accept().await.map(|(s, peer)| Accepted::Tcp(s, peer, bound.clone()))
+            }
             Listener::Unix(listener, bound) => listener.accept().await.map(|(s, _)| Accepted::Unix(s, bound.clone())),
         }
     }
@@ -99,7 +105,7 @@ impl Listener {
 
 /// A connection, and who made it or where.
 pub enum Accepted {
-    Tcp(TcpStream, SocketAddr),
+    Tcp(TcpStream, SocketAddr, Option<Bound>),
     Unix(UnixStream, Bound),
 }
 
@@ -110,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 impl Accepted {
     pub fn into_stream(self) -> Box<dyn Stream> {
         match self {
-            Accepted::Tcp(stream, _) => Box::new(stream),
+            Accepted::Tcp(stream, ..) => Box::new(stream),
             Accepted::Unix(stream, _) => Box::new(stream),
         }
     }
@@ -122,11 +128,9 @@ async fn drained(drain: &mut watch::Receiver<bool>) {
 
 async fn take(accepted: io::Result<Accepted>, serving: &Serving) {
     match accepted {
-        Ok(Accepted::Tcp(stream, peer)) => {
-            let Ok(local) = stream.local_addr() else { return };
-            // Nagle's algorithm would hold back the blocks of a stream.
-            let _ = stream.set_nodelay(true);
-            start(stream, Some(peer), Bound::Tcp(local), serving);
+        Ok(Accepted::Tcp(stream, peer, bound)) => {
+            let Some(local) = bound.or_else(|| stream.local_addr().ok().map(Bound::Tcp)) else { return };
+            start(stream, Some(peer), local, serving);
         }
         Ok(Accepted::Unix(stream, local)) => start(stream, None, local, serving),
         Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}

@@ -131,7 +131,7 @@ impl Queue {
         state.jobs.push_back(job);
         self.slot.queue_length.store(state.jobs.len() as i64, Relaxed);
         self.active.store(true, Relaxed);
-        if state.jobs.len() >= CROWD {
+        if state.jobs.len() % CROWD == 0 {
             self.call(state);
         } else {
             self.pushed.store(true, Relaxed);
@@ -212,16 +212,15 @@ impl Queue {
             return None;
         }
         let mut state = self.lock();
-        let age = |job: &Job| job.reply.enqueued().elapsed();
+        let now = Instant::now();
+        let age = |job: &Job| now.saturating_duration_since(job.reply.enqueued());
         while state.jobs.front().is_some_and(|job| age(job) >= patience) {
             if let Some(job) = state.jobs.pop_front() {
                 job.reply.refuse(Reject::QueueTimeout);
             }
         }
         // Past the limit, a request is only tolerated for as long as a burst may take.
-        let surplus = state.jobs.len().saturating_sub(self.limit);
-        let over = state.jobs.iter().rev().take(surplus).filter(|job| age(job) >= BURST).count();
-        for _ in 0..over {
+        while state.jobs.get(self.limit).is_some_and(|job| age(job) >= BURST) {
             if let Some(job) = state.jobs.remove(self.limit) {
                 job.reply.refuse(Reject::QueueFull);
             }
