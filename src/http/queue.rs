@@ -255,3 +255,7 @@ impl Queue {
         self.lock().jobs.front().map_or(1, |job| Instant::now().duration_since(job.reply.enqueued()).as_secs().max(1))
     }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;
