@@ -37,7 +37,7 @@ pub struct Settings {
     pub admin_listen: Vec<Listen>,
     /// Nobody asked for `admin_listen`.
     pub admin_listen_is_default: bool,
-    /// Whose forwarding headers are believed. Default `127.0.0.1,::1`. From `ATRIO_TRUSTED_PROXIES`, else
+    /// Whose `X-Request-ID` is believed. Default `127.0.0.1,::1`. From `ATRIO_TRUSTED_PROXIES`, else
     /// `FORWARDED_ALLOW_IPS`.
     pub trusted_proxies: Vec<IpNet>,
 

@@ -71,14 +71,9 @@ pub static GROUPS: &[Group] = &[
                 .else_from("PORT"),
             setting("admin_listen", Addresses, "127.0.0.1:9090", "`/metrics /livez /readyz /startupz`; `off`")
                 .or("off"),
-            setting(
-                "trusted_proxies",
-                Networks,
-                "127.0.0.1,::1",
-                "whose Forwarded and X-Forwarded-* are believed; `off`",
-            )
-            .or("off")
-            .else_from("FORWARDED_ALLOW_IPS"),
+            setting("trusted_proxies", Networks, "127.0.0.1,::1", "whose X-Request-ID is believed; `off`")
+                .or("off")
+                .else_from("FORWARDED_ALLOW_IPS"),
         ],
     },
     Group {

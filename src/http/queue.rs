@@ -131,7 +131,7 @@ impl Queue {
         state.jobs.push_back(job);
         self.slot.queue_length.store(state.jobs.len() as i64, Relaxed);
         self.active.store(true, Relaxed);
-        if state.jobs.len() % CROWD == 0 {
+        if state.jobs.len().is_multiple_of(CROWD) {
             self.call(state);
         } else {
             self.pushed.store(true, Relaxed);

@@ -18,7 +18,7 @@ use crate::control::{
 };
 use crate::os;
 
-use super::fleet::{Event, Generation, Slot};
+use super::orders::{Event, Generation, Slot};
 use super::sockets::Listener;
 
 /// The command that makes this binary a zygote.

@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::control::ImportError;
 use crate::exit::{Code, Failure};
 
+use super::orders::{Action, Event, Generation, Now, Policy, Slot};
+
 /// First pause before a worker or zygote that failed is started again; it doubles with each failure in a row.
 const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -17,71 +19,6 @@ const STABLE: Duration = Duration::from_secs(10);
 const CRASH_LOOP: u32 = 8;
 /// Deaths before readiness after which an incoming generation is given up.
 const STILLBORN: u32 = 3;
-
-/// Time since the supervisor began.
-pub type Now = Duration;
-pub type Generation = u64;
-/// A slot of the scoreboard.
-pub type Slot = usize;
-
-/// What the fleet is told.
-#[derive(Debug)]
-pub enum Event {
-    Start,
-    ZygoteReady(Generation),
-    /// Preloading is not possible for these reasons.
-    Unforkable(Generation, Vec<String>),
-    ImportFailed(Generation, ImportError),
-    /// With how it ended, in words.
-    ZygoteExited(Generation, String),
-    WorkerReady(Slot),
-    /// It accepts no more connections.
-    WorkerDraining(Slot),
-    WorkerExited(Slot, String),
-    Reload,
-    Stop,
-    /// Time has passed; see [`Fleet::deadline`].
-    Tick,
-}
-
-/// What is to be done.
-#[derive(Debug, PartialEq)]
-pub enum Action {
-    StartZygote {
-        generation: Generation,
-        preload: bool,
-    },
-    StopZygote(Generation),
-    Fork {
-        generation: Generation,
-        slot: Slot,
-    },
-    Drain {
-        slot: Slot,
-        backlog: bool,
-    },
-    Kill(Slot),
-    /// Connections that nobody would serve are refused from now on.
-    CloseSockets,
-    /// All workers of this generation accept connections, and no others do: it serves now.
-    Serving(Generation),
-    /// The reload came to nothing; the last generation serves on.
-    ReloadFailed(String),
-    /// A line for the log.
-    Warn(String),
-    /// A worker died that nobody had asked to end.
-    Crashed(Slot),
-    Exit(Result<(), Failure>),
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct Policy {
-    pub workers: usize,
-    pub slots: usize,
-    pub preload: bool,
-    pub drain_delay: Duration,
-    pub drain_timeout: Duration,
-}
 
 #[derive(Debug, PartialEq)]
 enum Zygote {

@@ -4,6 +4,7 @@ mod admin;
 mod children;
 mod fleet;
 mod notify;
+mod orders;
 mod sites;
 mod sockets;
 mod view;
@@ -25,7 +26,8 @@ use crate::metrics::Scoreboard;
 use crate::os;
 
 use children::{Children, Report};
-use fleet::{Action, Event, Fleet, Generation, Policy};
+use fleet::Fleet;
+use orders::{Action, Event, Generation, Policy};
 use sockets::Listener;
 use view::View;
 
