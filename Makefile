@@ -1,0 +1,59 @@
+# Everything that is done with this project. `make` lists it.
+MAKEFLAGS += --no-print-directory
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run build test lint unit blackbox reference
+
+# The interpreter to embed: `make build PYTHON=/usr/bin/python3`.
+PYTHON ?= python3
+# For pytest: `make blackbox ARGS="-k reload"`.
+ARGS ?=
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+BINARY := $(TARGET)/release/atrio
+VENV := $(TARGET)/test-venv
+LOCKED := $(if $(CI),--locked)
+STYLE := --config line-length=120
+# Runs a command with compiler and interpreter, installed if need be.
+WITH := PYTHON='$(PYTHON)' .ci/with
+export CARGO_TARGET_DIR := $(TARGET)
+export CARGO_BUILD_JOBS ?= 2
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## serve sites/ on port 8080
+	@exec $(BINARY) --sites sites
+
+build: ## target/release/atrio
+	@$(WITH) cargo build --release $(LOCKED)
+
+# Pytest comes last and measures itself: its summary ends the output.
+test: ## everything: lint, unit tests, black-box tests
+	@for stage in lint unit build blackbox; do \
+		printf '\n=== %s\n' $$stage; began=$$SECONDS; \
+		$(MAKE) $$stage; \
+		[ $$stage = blackbox ] || printf '=== %s took %s s\n' $$stage $$((SECONDS - began)); \
+	done
+
+lint: $(VENV)/complete ## formats and lints of Rust and Python, warnings denied
+	@$(VENV)/bin/ruff check --quiet $(STYLE) tests sites
+	@$(VENV)/bin/ruff format --quiet $(STYLE) --check tests sites
+	@$(WITH) --lint cargo fmt --check
+	@$(WITH) --lint cargo clippy --all-targets $(LOCKED) -- -D warnings
+
+unit: ## unit tests
+	@$(WITH) cargo test $(LOCKED)
+
+blackbox: build $(VENV)/complete ## tests of the real binary
+	@$(WITH) --tests bash -c 'ATRIO_TEST_PYTHON=$$PYO3_PYTHON exec "$$@"' - \
+		env ATRIO_BINARY=$(BINARY) $(VENV)/bin/pytest -c tests/pytest.ini -n 2 tests $(ARGS)
+
+reference: ## config/atrio.env and the README's table, anew from the settings
+	@UPDATE_REFERENCE=1 $(WITH) cargo test reference
+
+$(VENV)/complete: tests/requirements.txt
+	@$(WITH) bash -c '"$$PYO3_PYTHON" -m venv --clear $(VENV)'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
