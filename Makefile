@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run build test lint unit blackbox reference
+.PHONY: help run build test lint unit blackbox soak reference
 
 # The interpreter to embed: `make build PYTHON=/usr/bin/python3`.
 PYTHON ?= python3
@@ -18,6 +18,7 @@ STYLE := --config line-length=120
 # Runs a command with compiler and interpreter, installed if need be.
 WITH := PYTHON='$(PYTHON)' .ci/with
 export CARGO_TARGET_DIR := $(TARGET)
+export RUFF_CACHE_DIR := $(TARGET)/ruff
 export CARGO_BUILD_JOBS ?= 2
 
 help: ## this list
@@ -49,6 +50,9 @@ unit: ## unit tests
 blackbox: build $(VENV)/complete ## tests of the real binary
 	@$(WITH) --tests bash -c 'ATRIO_TEST_PYTHON=$$PYO3_PYTHON exec "$$@"' - \
 		env ATRIO_BINARY=$(BINARY) $(VENV)/bin/pytest -c tests/pytest.ini -n 2 tests $(ARGS)
+
+soak: build $(VENV)/complete ## mixed load for MINUTES (10); fails if anything grows
+	@$(WITH) env ATRIO_BINARY=$(BINARY) $(VENV)/bin/python tests/soak.py $(MINUTES)
 
 reference: ## config/atrio.env and the README's table, anew from the settings
 	@UPDATE_REFERENCE=1 $(WITH) cargo test reference

@@ -61,13 +61,15 @@ pub fn prepare(py: Python, settings: &Settings, site: &Site) -> PyResult<()> {
     let path = sys.getattr("path")?.cast_into::<PyList>()?;
     let packages = site.folder.join("site-packages");
     if packages.is_dir() {
-        // Its .pth files count, and it stands before the system's packages but behind ATRIO_PYTHON_PATH.
+        // Its .pth files count. Like all packages it stands behind the standard library, but before the other packages.
         let known: Vec<String> = path.extract()?;
         py.import("site")?.call_method1("addsitedir", (packages.as_os_str(),))?;
+        let is_packages = |folder: &String| folder.ends_with("/site-packages") || folder.ends_with("/dist-packages");
+        let before = known.iter().position(is_packages).unwrap_or(known.len());
         let added: Vec<String> = path.extract::<Vec<String>>()?.into_iter().filter(|p| !known.contains(p)).collect();
         for folder in added.iter().rev() {
             path.call_method1("remove", (folder,))?;
-            path.insert(0, folder)?;
+            path.insert(before, folder)?;
         }
     }
     for folder in settings.python_path.iter().rev() {

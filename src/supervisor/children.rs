@@ -40,6 +40,7 @@ struct Zygote {
 }
 
 struct Worker {
+    generation: Generation,
     number: u64,
     /// Known once it has said so.
     pid: Option<Pid>,
@@ -55,8 +56,8 @@ pub struct Children {
     asked: u64,
     /// Reaped before anybody knew who they were.
     strangers: HashMap<Pid, String>,
-    /// Process groups of all zygotes, and so of their workers and of what a site may have left running.
-    groups: Vec<Pid>,
+    /// The process group of each generation: its zygote's, its workers', and that of what the site may have left running.
+    groups: BTreeMap<Generation, Pid>,
 }
 
 impl Children {
@@ -68,7 +69,7 @@ impl Children {
             workers: BTreeMap::new(),
             asked: 0,
             strangers: HashMap::new(),
-            groups: Vec::new(),
+            groups: BTreeMap::new(),
         }
     }
 
@@ -90,7 +91,7 @@ impl Children {
             .map_err(io::Error::other)?;
         // The child is reaped with all others.
         let pid = Pid::from_raw(command.spawn()?.id() as i32);
-        self.groups.push(pid);
+        self.groups.insert(launch.generation, pid);
         let channel = Arc::new(AsyncChannel::new(ours)?);
         channel.send(launch, &[])?;
         let (reports, reader, generation) = (self.reports.clone(), channel.clone(), launch.generation);
@@ -126,7 +127,7 @@ impl Children {
                 }
             }
         });
-        self.workers.insert(slot, Worker { number, pid: None, channel });
+        self.workers.insert(slot, Worker { generation, number, pid: None, channel });
         Ok(())
     }
 
@@ -152,7 +153,7 @@ impl Children {
 
     /// Ends whatever is left of the sites' process groups.
     pub fn kill_all(&self) {
-        for group in &self.groups {
+        for group in self.groups.values() {
             let _ = killpg(*group, Signal::SIGKILL);
         }
     }
@@ -184,6 +185,18 @@ impl Children {
         })
     }
 
+    /// With the last process of a generation ends what its site has left running. Later its group's number may be somebody else's.
+    fn end_generations(&mut self) {
+        let (zygotes, workers) = (&self.zygotes, &self.workers);
+        self.groups.retain(|generation, group| {
+            let lives = zygotes.contains_key(generation) || workers.values().any(|w| w.generation == *generation);
+            if !lives {
+                let _ = killpg(*group, Signal::SIGKILL);
+            }
+            lives
+        });
+    }
+
     /// The events of all children that have ended.
     pub fn reap(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
@@ -202,6 +215,7 @@ impl Children {
         if self.workers.values().all(|worker| worker.pid.is_some()) {
             self.strangers.clear();
         }
+        self.end_generations();
         events
     }
 }
