@@ -102,6 +102,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         if new.is_empty() {
             return Poll::Ready(Ok(true));
         }
+        // With nothing held, these are the first bytes of a head, or more of a body: its time starts now.
+        self.waiting = None;
         let in_head = self.framing.in_head();
         let (good, verdict) = self.framing.advance(new);
         self.held.extend_from_slice(&new[good..]);
@@ -165,7 +167,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     fn wait(&mut self, cx: &mut Context) -> Poll<io::Result<()>> {
         let since = *self.waiting.get_or_insert_with(Instant::now);
         let started = self.framing.heads() > 0;
-        let idle = self.framing.in_head() && self.held.is_empty();
+        // Old clients send an empty line behind a body.
+        let idle = self.framing.in_head() && self.held.iter().all(|byte| b"\r\n".contains(byte));
         let limit = match (self.framing.in_head(), idle && started) {
             (true, true) => self.timeouts.keepalive,
             (true, false) => self.timeouts.header,

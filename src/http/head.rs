@@ -155,9 +155,15 @@ fn target(method: &[u8], target: &[u8]) -> Result<(), Rejection> {
             return Err(bad("a % in the path is not followed by two hexadecimal digits"));
         }
     }
-    let scheme = |scheme: &[u8]| target.len() > scheme.len() && target[..scheme.len()].eq_ignore_ascii_case(scheme);
-    let known = target.starts_with(b"/") || scheme(b"http://") || scheme(b"https://");
-    if known || (target == b"*" && method == b"OPTIONS") {
+    let behind = |scheme: &[u8]| {
+        let (start, rest) = target.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    if let Some(rest) = behind(b"http://").or_else(|| behind(b"https://")) {
+        let authority = rest.split(|b| b"/?".contains(b)).next().unwrap_or_default();
+        return if authority.is_empty() { Err(bad("the target has no host")) } else { host(authority) };
+    }
+    if target.starts_with(b"/") || (target == b"*" && method == b"OPTIONS") {
         Ok(())
     } else {
         Err(bad("the target does not begin with /"))

@@ -21,7 +21,7 @@ use super::head::Rejection;
 use super::job::{Job, Reply, RequestBody};
 use super::queue::Queue;
 use super::reply::{Answer, Completions, Content};
-use super::spool::{OnDemand, SpoolError, Spooled, beside, spool};
+use super::spool::{OnDemand, OnDemandLimit, SpoolError, Spooled, spool};
 use super::target::Target;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -37,6 +37,9 @@ pub struct Shared {
     pub access_log: Option<AccessLog>,
     /// `ATRIO_MAX_BODY`, in bytes.
     pub max_body: u64,
+    /// Bodies that the site asks for itself (`Expect: 100-continue`); past the limit they are read like all others.
+    pub on_demand: OnDemandLimit,
+    pub max_on_demand: usize,
     pub drain: watch::Receiver<bool>,
     /// Wakes the task that calls [`Queue::tick`].
     pub busy: Notify,
@@ -97,13 +100,14 @@ async fn ask(
     }
     let (sender, receiver) = oneshot::channel();
     let expects = parts.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if expects && !incoming.is_end_stream() {
+    let place = if expects && !incoming.is_end_stream() { shared.on_demand.take(shared.max_on_demand) } else { None };
+    if let Some(place) = place {
         let reply = Reply::new(sender, shared.completions.clone(), arrived);
-        let (body, mut fetch) = OnDemand::new(incoming, shared.max_body);
+        let (body, whole) = OnDemand::new(incoming, shared.max_body, place);
         enqueue(shared, Job { parts, target, body: RequestBody::OnDemand(body), connection, id, reply })?;
-        let answer = beside(receiver, fetch.run()).await.map_err(|_| Refusal::lost())?.map_err(Refusal::from);
+        let answer = receiver.await.map_err(|_| Refusal::lost())?.map_err(Refusal::from);
         // What comes next on the connection could be the body that was not asked for, or a request.
-        return answer.map(|answer| Answer { close: answer.close || !fetch.whole, ..answer });
+        return answer.map(|answer| Answer { close: answer.close || !whole.load(Relaxed), ..answer });
     }
     let body = if incoming.is_end_stream() {
         Spooled::Memory(bytes::Bytes::new())

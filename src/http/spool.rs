@@ -1,10 +1,9 @@
 //! Request bodies: read whole before an app thread is taken, in memory while small, then in a temporary file.
 
 use std::fs::File;
-use std::future::Future;
 use std::io::{self, Seek, Write};
-use std::pin::pin;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -115,10 +114,22 @@ pub struct OnDemand {
 
 impl OnDemand {
     /// The site's end, and the I/O thread's.
-    pub fn new(body: Incoming, limit: u64) -> (Self, Fetch) {
+    /// The latter tells whether the whole body has been read. Must be called on the I/O thread's runtime.
+    pub fn new(body: Incoming, limit: u64, taken: OnDemandLimit) -> (Self, Arc<AtomicBool>) {
         let (ask, asked) = oneshot::channel();
         let (deliver, answer) = mpsc::sync_channel(1);
-        (OnDemand { ask, answer }, Fetch { body: Some((body, asked)), deliver, limit, whole: false })
+        let whole: Arc<AtomicBool> = Arc::default();
+        let done = whole.clone();
+        // The site may read after it has begun to answer: this goes on beside the response.
+        tokio::spawn(async move {
+            let _taken = taken;
+            if asked.await.is_ok() {
+                let body = spool(body, limit).await;
+                done.store(body.is_ok(), Relaxed);
+                let _ = deliver.send(body);
+            }
+        });
+        (OnDemand { ask, answer }, whole)
     }
 
     /// Asks the client for the body and blocks until it is whole.
@@ -129,33 +140,17 @@ impl OnDemand {
     }
 }
 
-/// The I/O thread's end of an [`OnDemand`] body.
-pub struct Fetch {
-    body: Option<(Incoming, oneshot::Receiver<()>)>,
-    deliver: mpsc::SyncSender<Result<Spooled, SpoolError>>,
-    limit: u64,
-    /// The whole body has been read: the connection can take another request.
-    pub whole: bool,
-}
+/// Counts the bodies that are read on demand: each may hold an app thread for as long as its client likes, so only some may.
+#[derive(Clone)]
+pub struct OnDemandLimit(Arc<()>);
 
-impl Fetch {
-    /// Waits until the site asks, and reads the body.
-    pub async fn run(&mut self) {
-        let Some((body, asked)) = self.body.take() else { return };
-        if asked.await.is_ok() {
-            let body = spool(body, self.limit).await;
-            self.whole = body.is_ok();
-            let _ = self.deliver.send(body);
-        }
+impl OnDemandLimit {
+    pub fn new() -> Self {
+        OnDemandLimit(Arc::new(()))
     }
-}
 
-/// Polls `side` along with `main`, whose output counts.
-pub async fn beside<T>(main: impl Future<Output = T>, side: impl Future<Output = ()>) -> T {
-    let (mut main, mut side) = (pin!(main), pin!(side));
-    tokio::select! {
-        biased;
-        output = &mut main => output,
-        () = &mut side => main.await,
+    /// A place among `limit`, until it is dropped.
+    pub fn take(&self, limit: usize) -> Option<Self> {
+        (Arc::strong_count(&self.0) <= limit).then(|| self.clone())
     }
 }

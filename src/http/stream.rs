@@ -50,23 +50,27 @@ impl Spill {
         self.read == self.written
     }
 
-    fn push(&mut self, chunk: &[u8]) -> io::Result<()> {
+    fn push(&mut self, chunk: &[u8]) -> io::Result<bool> {
         let file = match &self.file {
             Some(file) => file,
             None => self.file.insert(tempfile::tempfile()?),
         };
         file.write_all_at(chunk, self.written)?;
         self.written += chunk.len() as u64;
-        Ok(())
+        Ok(true)
     }
 
-    /// Reads on the I/O thread: the bytes were written a moment ago, and are still in the kernel's memory.
+    /// Reads on the I/O thread: so little, written so lately, is in the kernel's memory.
     fn pop(&mut self) -> io::Result<Bytes> {
         let size = (self.written - self.read).min(FILE_BLOCK as u64) as usize;
         let mut block = vec![0; size];
         let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
         file.read_exact_at(&mut block, self.read)?;
         self.read += size as u64;
+        if self.is_empty() {
+            // It is filled anew from its start, and so never grows past its limit and a block.
+            (self.read, self.written) = (0, 0);
+        }
         Ok(block.into())
     }
 }
@@ -128,13 +132,24 @@ impl Sender {
         if state.abandoned {
             return Sent::Abandoned;
         }
-        // What is in the file comes before this block. Without a file, because there is no folder for one, memory is left.
-        let spilled = (state.slow && state.bytes >= LOW || !state.file.is_empty()) && state.file.push(&chunk).is_ok();
-        if !spilled {
-            state.bytes += chunk.len();
-            state.chunks.push_back(chunk);
+        // What is in the file comes before this block.
+        let behind_file = !state.file.is_empty();
+        let spilled = if behind_file || state.slow && state.bytes >= LOW { state.file.push(&chunk) } else { Ok(false) };
+        match spilled {
+            Ok(true) => {}
+            Err(error) if behind_file => {
+                tracing::error!("a response is cut: its temporary file cannot be written: {error}");
+                drop(state);
+                self.0.end(End::Cut);
+                return Sent::Abandoned;
+            }
+            // Without a folder for a file, memory is left.
+            Ok(false) | Err(_) => {
+                state.bytes += chunk.len();
+                state.chunks.push_back(chunk);
+            }
         }
-        let full = if spilled { state.file.written - state.file.read >= FILE_LIMIT } else { state.bytes >= HIGH };
+        let full = state.bytes >= HIGH || state.file.written >= FILE_LIMIT;
         let waker = state.waker.take();
         drop(state);
         if let Some(waker) = waker {
@@ -171,8 +186,7 @@ impl Room {
         let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
         state.slow |= state.bytes > LOW;
         let full = |state: &mut State| {
-            let in_file = state.file.written - state.file.read;
-            !state.abandoned && (in_file >= FILE_LIMIT / 2 || state.file.file.is_none() && state.bytes >= HIGH)
+            !state.abandoned && (state.file.written >= FILE_LIMIT || state.file.file.is_none() && state.bytes >= HIGH)
         };
         if state.slow && state.file.file.is_none() {
             // The first block for the file finds out whether there can be one.
@@ -269,5 +283,37 @@ mod tests {
         }
         let expected: Vec<u8> = (0..100).flat_map(|number| block(number).to_vec()).collect();
         assert!(all == expected);
+    }
+
+    #[test]
+    fn the_file_of_a_long_response_stays_small() {
+        let (sender, receiver) = channel();
+        let block = Bytes::from(vec![7; FILE_BLOCK]);
+        let blocks = 2 * FILE_LIMIT as usize / FILE_BLOCK;
+        let shared = sender.0.clone();
+        let writer = std::thread::spawn(move || {
+            for _ in 0..blocks {
+                if sender.send(block.clone()) == Sent::Full {
+                    sender.room().wait();
+                }
+            }
+            sender.finish(End::Complete);
+        });
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut total = 0;
+        // A reader that is slow at first, and takes what there is in one go.
+        while !shared.lock().slow {
+            std::thread::yield_now();
+        }
+        loop {
+            match receiver.poll_next(&mut cx) {
+                Poll::Ready(Ok(bytes)) => total += bytes.len(),
+                Poll::Ready(Err(end)) => break assert_eq!(end, End::Complete),
+                Poll::Pending => std::thread::yield_now(),
+            }
+            assert!(shared.lock().file.written <= FILE_LIMIT + FILE_BLOCK as u64);
+        }
+        writer.join().unwrap();
+        assert_eq!(total, blocks * FILE_BLOCK);
     }
 }

@@ -15,6 +15,9 @@ use crate::wsgi::log_stream::{self, LogStream, traceback};
 /// The version that this binary embeds, as `3.13`.
 pub const PYTHON_MINOR: &str = env!("ATRIO_PYTHON");
 
+/// Characters of a message that ends the process: an exception's text can be of any length.
+const ADVICE: usize = 2000;
+
 /// The virtual environment of a site: `ATRIO_VENV`, else `.venv` beside its script.
 pub fn venv(settings: &Settings, site: &Site) -> Result<Option<PathBuf>, ImportError> {
     let wrong = |advice: String| Err(ImportError { advice, code: Code::Config });
@@ -81,8 +84,10 @@ pub fn prepare(py: Python, settings: &Settings, site: &Site) -> PyResult<()> {
 /// Executes the site's script and returns its application.
 pub fn load(py: Python, settings: &Settings, site: &Site) -> Result<Py<PyAny>, ImportError> {
     let script = site.folder.join(&settings.script);
-    let failed =
-        |error: PyErr| ImportError { advice: one_line(&explain(py, &error, &script, site)), code: Code::Config };
+    let failed = |error: PyErr| {
+        let advice = one_line(&explain(py, &error, &script, site)).chars().take(ADVICE).collect();
+        ImportError { advice, code: Code::Config }
+    };
     let module = execute(py, &script);
     // What the import printed without an end of line.
     log_stream::flush();

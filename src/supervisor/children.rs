@@ -44,6 +44,8 @@ struct Worker {
     number: u64,
     /// Known once it has said so.
     pid: Option<Pid>,
+    /// To be killed as soon as its process id is known.
+    doomed: bool,
     channel: Arc<AsyncChannel>,
 }
 
@@ -127,7 +129,7 @@ impl Children {
                 }
             }
         });
-        self.workers.insert(slot, Worker { generation, number, pid: None, channel });
+        self.workers.insert(slot, Worker { generation, number, pid: None, doomed: false, channel });
         Ok(())
     }
 
@@ -138,9 +140,13 @@ impl Children {
         }
     }
 
-    pub fn kill_worker(&self, slot: Slot) {
-        if let Some(pid) = self.workers.get(&slot).and_then(|worker| worker.pid) {
-            let _ = kill(pid, Signal::SIGKILL);
+    pub fn kill_worker(&mut self, slot: Slot) {
+        let Some(worker) = self.workers.get_mut(&slot) else { return };
+        match worker.pid {
+            Some(pid) => {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            None => worker.doomed = true,
         }
     }
 
@@ -171,8 +177,15 @@ impl Children {
     /// A worker has said who it is.
     pub fn identified(&mut self, slot: Slot, pid: i32) -> Option<Event> {
         let pid = Pid::from_raw(pid);
-        self.workers.get_mut(&slot)?.pid = Some(pid);
-        let how = self.strangers.remove(&pid)?;
+        let worker = self.workers.get_mut(&slot)?;
+        worker.pid = Some(pid);
+        let doomed = worker.doomed;
+        let Some(how) = self.strangers.remove(&pid) else {
+            if doomed {
+                self.kill_worker(slot);
+            }
+            return None;
+        };
         self.workers.remove(&slot);
         Some(Event::WorkerExited(slot, how))
     }

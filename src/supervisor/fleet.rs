@@ -17,6 +17,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const STABLE: Duration = Duration::from_secs(10);
 /// Failures in a row, with no worker left that serves, after which it is a crash loop and someone has to look.
 const CRASH_LOOP: u32 = 8;
+/// An import that takes longer than this gives way to the next reload.
+const HANGS: Duration = Duration::from_secs(10);
 /// Deaths before readiness after which an incoming generation is given up.
 const STILLBORN: u32 = 3;
 
@@ -55,6 +57,7 @@ pub struct Fleet {
     /// The last generation that was said to serve.
     announced: Option<Generation>,
     incoming: Option<Generation>,
+    incoming_since: Now,
     reload_wanted: bool,
     /// Importing leaves what a fork would break: workers import for themselves from now on.
     unforkable: bool,
@@ -76,6 +79,7 @@ impl Fleet {
             serving: None,
             announced: None,
             incoming: None,
+            incoming_since: Now::ZERO,
             reload_wanted: false,
             unforkable: false,
             failures: 0,
@@ -108,14 +112,14 @@ impl Fleet {
     pub fn on(&mut self, now: Now, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
-            Event::Start => self.begin_generation(&mut actions),
+            Event::Start => self.begin_generation(now, &mut actions),
             Event::ZygoteReady(generation) => {
                 if self.zygotes.get(&generation) == Some(&Zygote::Starting) {
                     self.zygotes.insert(generation, Zygote::Ready);
                 }
             }
-            Event::Unforkable(generation, reasons) => self.fall_back(generation, &reasons, &mut actions),
-            Event::ImportFailed(generation, error) => self.import_failed(generation, error, &mut actions),
+            Event::Unforkable(generation, reasons) => self.fall_back(now, generation, &reasons, &mut actions),
+            Event::ImportFailed(generation, error) => self.import_failed(now, generation, error, &mut actions),
             Event::ZygoteExited(generation, how) => self.zygote_exited(now, generation, how, &mut actions),
             Event::WorkerReady(slot) => {
                 if let Some(worker) = self.workers.get_mut(&slot) {
@@ -129,7 +133,7 @@ impl Fleet {
                 }
             }
             Event::WorkerExited(slot, how) => self.worker_exited(now, slot, how, &mut actions),
-            Event::Reload => self.reload_wanted = true,
+            Event::Reload => self.reload(now, &mut actions),
             Event::Stop => {
                 if self.stop.is_none() {
                     self.stop = Some(Stop::Delayed(now + self.policy.drain_delay));
@@ -175,13 +179,25 @@ impl Fleet {
         self.announce(actions);
         if self.reload_wanted && self.incoming.is_none() && self.stop.is_none() {
             self.reload_wanted = false;
-            self.begin_generation(actions);
+            self.begin_generation(now, actions);
         }
-        self.restore_zygote(actions);
+        self.restore_zygote(now, actions);
         self.fill(actions);
     }
 
-    fn begin_generation(&mut self, actions: &mut Vec<Action>) {
+    /// A reload waits for one that is under way, but not for one that hangs.
+    fn reload(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.reload_wanted = true;
+        if let (Some(incoming), Some(_)) = (self.incoming, self.serving)
+            && now.saturating_sub(self.incoming_since) >= HANGS
+        {
+            let message = format!("its import has not ended in {} s; another reload takes its place", HANGS.as_secs());
+            self.give_up(now, incoming, Failure::new(Code::Software, message), actions);
+        }
+    }
+
+    fn begin_generation(&mut self, now: Now, actions: &mut Vec<Action>) {
+        self.incoming_since = now;
         self.last += 1;
         self.stillborn = 0;
         self.incoming = Some(self.last);
@@ -207,10 +223,10 @@ impl Fleet {
     }
 
     /// A serving generation whose zygote died cannot replace its workers: the next one takes over.
-    fn restore_zygote(&mut self, actions: &mut Vec<Action>) {
+    fn restore_zygote(&mut self, now: Now, actions: &mut Vec<Action>) {
         let lost = self.serving.is_some_and(|g| self.zygotes.get(&g) == Some(&Zygote::Gone));
         if lost && self.incoming.is_none() && self.retry_at.is_none() && self.stop.is_none() {
-            self.begin_generation(actions);
+            self.begin_generation(now, actions);
         }
     }
 
@@ -267,7 +283,7 @@ impl Fleet {
         }
     }
 
-    fn fall_back(&mut self, generation: Generation, reasons: &[String], actions: &mut Vec<Action>) {
+    fn fall_back(&mut self, now: Now, generation: Generation, reasons: &[String], actions: &mut Vec<Action>) {
         actions.push(Action::Warn(format!(
             "importing the site left {}: each worker imports it for itself (ATRIO_PRELOAD=off says so from the start)",
             reasons.join(" and ")
@@ -275,22 +291,26 @@ impl Fleet {
         self.unforkable = true;
         self.stop_zygote(generation, actions);
         if self.incoming == Some(generation) {
-            self.begin_generation(actions);
+            self.begin_generation(now, actions);
         }
     }
 
-    fn import_failed(&mut self, generation: Generation, error: ImportError, actions: &mut Vec<Action>) {
+    fn import_failed(&mut self, now: Now, generation: Generation, error: ImportError, actions: &mut Vec<Action>) {
         if self.incoming == Some(generation) {
-            self.give_up(generation, Failure::new(error.code, error.advice), actions);
+            self.give_up(now, generation, Failure::new(error.code, error.advice), actions);
         }
     }
 
     /// The incoming generation came to nothing.
-    fn give_up(&mut self, generation: Generation, failure: Failure, actions: &mut Vec<Action>) {
+    fn give_up(&mut self, now: Now, generation: Generation, failure: Failure, actions: &mut Vec<Action>) {
         self.incoming = None;
+        if self.serving.is_some_and(|g| self.zygotes.get(&g) == Some(&Zygote::Gone)) {
+            // There will be another try, for the serving generation cannot replace its workers.
+            self.back_off(now, failure.message.clone());
+        }
         for (slot, worker) in &mut self.workers {
             if worker.generation == generation && worker.kill_at.is_none() {
-                worker.kill_at = Some(Duration::MAX);
+                worker.kill_at = Some(now + BACKOFF_MAX);
                 actions.push(Action::Kill(*slot));
             }
         }
@@ -311,7 +331,7 @@ impl Fleet {
                 let message = format!(
                     "the process that imports the site ended: {how}; nothing in the log above says why it should"
                 );
-                self.give_up(generation, Failure::new(Code::Software, message), actions);
+                self.give_up(now, generation, Failure::new(Code::Software, message), actions);
             }
             Zygote::Starting | Zygote::Ready => {
                 actions.push(Action::Warn(format!("the zygote {how}; the site is imported anew")));
@@ -339,7 +359,7 @@ impl Fleet {
             self.stillborn += 1;
             if self.stillborn >= STILLBORN {
                 let message = format!("workers die before they are ready: {how}");
-                return self.give_up(worker.generation, Failure::new(Code::Software, message), actions);
+                return self.give_up(now, worker.generation, Failure::new(Code::Software, message), actions);
             }
         }
         self.back_off(now, how);

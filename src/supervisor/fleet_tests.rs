@@ -172,3 +172,38 @@ fn a_lost_zygote_is_replaced_by_the_next_generation() {
     assert!(matches!(&actions[..], [Action::Warn(_)]));
     assert_eq!(sea.wait(), [Action::StartZygote { generation: 2, preload: true }]);
 }
+
+#[test]
+fn a_lost_zygote_and_a_broken_site_do_not_spin() {
+    let mut sea = Sea::serving();
+    sea.on(Event::ZygoteExited(1, "was killed".into()));
+    assert_eq!(sea.wait(), [Action::StartZygote { generation: 2, preload: true }]);
+    let actions = sea.on(Event::ImportFailed(2, broken()));
+    assert!(!actions.iter().any(|action| matches!(action, Action::StartZygote { .. })));
+    let before = sea.1;
+    assert_eq!(sea.wait(), [Action::StartZygote { generation: 3, preload: true }]);
+    assert!(sea.1 - before >= BACKOFF);
+}
+
+#[test]
+fn an_import_that_hangs_gives_way_to_the_next_reload() {
+    let mut sea = Sea::serving();
+    sea.on(Event::Reload);
+    sea.1 += HANGS;
+    let actions = sea.on(Event::Reload);
+    assert!(matches!(
+        &actions[..],
+        [Action::StopZygote(2), Action::ReloadFailed(_), Action::StartZygote { generation: 3, .. }]
+    ));
+}
+
+#[test]
+fn workers_of_a_failed_reload_are_killed_until_they_are_gone() {
+    let mut sea = Sea::serving();
+    sea.on(Event::Reload);
+    sea.on(Event::ZygoteReady(2));
+    let actions = sea.on(Event::ImportFailed(2, broken()));
+    assert!(actions.contains(&Action::Kill(2)) && actions.contains(&Action::Kill(3)));
+    sea.on(Event::WorkerExited(2, "was killed".into()));
+    assert!(sea.wait().contains(&Action::Kill(3)));
+}

@@ -120,6 +120,9 @@ impl Supervisor {
         let mut events = VecDeque::from([Event::Start]);
         loop {
             while let Some(event) = events.pop_front() {
+                if let Event::WorkerExited(slot, _) = &event {
+                    self.view.board.slot(*slot).vacate();
+                }
                 for action in self.fleet.on(self.began.elapsed(), event) {
                     if let Action::Exit(result) = action {
                         self.children.kill_all();
@@ -133,7 +136,7 @@ impl Supervisor {
             tokio::select! {
                 Some(report) = self.reports.recv() => events.extend(self.heard(report)),
                 signal = signals.next() => match signal {
-                    Asked::Reap => events.extend(self.reap()),
+                    Asked::Reap => events.extend(self.children.reap()),
                     Asked::Reload => events.extend(self.reload()),
                     Asked::Stop(code) if self.fleet.is_stopping() => {
                         self.children.kill_all();
@@ -162,7 +165,11 @@ impl Supervisor {
                 self.children.forget(slot);
                 Some(Event::WorkerExited(slot, format!("could not be forked: {error}")))
             }
-            Report::Zygote(_, None) => None,
+            Report::Zygote(generation, None) => {
+                // It is dead, or has said what nobody understands.
+                self.children.kill_zygote(generation);
+                None
+            }
             Report::Worker(slot, _, Some(FromWorker::Started { pid })) => self.children.identified(slot, pid),
             Report::Worker(slot, _, Some(FromWorker::Ready)) => Some(Event::WorkerReady(slot)),
             Report::Worker(slot, _, Some(FromWorker::Draining)) => Some(Event::WorkerDraining(slot)),
@@ -172,16 +179,6 @@ impl Supervisor {
             }
             Report::Worker(slot, _, None) => self.children.silent(slot),
         }
-    }
-
-    fn reap(&mut self) -> Vec<Event> {
-        let events = self.children.reap();
-        for event in &events {
-            if let Event::WorkerExited(slot, _) = event {
-                self.view.board.slot(*slot).vacate();
-            }
-        }
-        events
     }
 
     fn reload(&mut self) -> Option<Event> {

@@ -19,6 +19,7 @@ use crate::exit::Code;
 use crate::http::access_log::{self, AccessLog};
 use crate::http::queue::Queue;
 use crate::http::service::Shared;
+use crate::http::spool::OnDemandLimit;
 use crate::metrics::Slot;
 use crate::os;
 use crate::python::{app_threads, site};
@@ -29,7 +30,7 @@ use crate::wsgi::log_stream::traceback;
 /// How often Python's main thread shows that it gets the GIL, and runs the site's signal handlers.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// What Python itself does at its end, but with a bound: threads that are not daemons are waited for, then `atexit` runs.
+/// What Python itself does at its end, but threads that are not daemons are waited for with a bound; then `atexit` runs.
 const FAREWELL: &std::ffi::CStr = cr#"
 import atexit, threading, time
 for callback in reversed(getattr(threading, "_threading_atexits", [])):
@@ -109,6 +110,9 @@ fn share(launch: &Launch, slot: &'static Slot, drain: watch::Receiver<bool>) -> 
         completions: Arc::default(),
         access_log: access_format(settings).map(AccessLog::start).transpose()?,
         max_body: settings.max_body,
+        on_demand: OnDemandLimit::new(),
+        // Half of the app threads stay free of slow clients.
+        max_on_demand: settings.threads.div_ceil(2),
         drain,
         busy: Notify::new(),
     })

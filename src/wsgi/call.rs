@@ -20,7 +20,9 @@ pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box
         environ.set_item(intern!(py, "wsgi.input"), input)?;
         let response = Bound::new(py, StartResponse::new(job.reply, method == http::Method::HEAD))?;
         let result = respond(application, &environ, &response);
-        if let Err(error) = &result {
+        if result.is_err() && response.get().is_abandoned() {
+            tracing::debug!(request_id = &*id, "the client has left");
+        } else if let Err(error) = &result {
             // SystemExit, KeyboardInterrupt and MemoryError too: a request never ends the server.
             tracing::error!(request_id = &*id, "{method} {} failed\n{}", uri.path(), traceback(py, error).trim_end());
             response.get().fail();

@@ -59,7 +59,9 @@ impl Environ {
         let environ = self.template.bind(py).copy()?;
         let parts = &job.parts;
         environ.set_item(intern!(py, "REQUEST_METHOD"), PyString::new(py, parts.method.as_str()))?;
-        environ.set_item(intern!(py, "PATH_INFO"), latin1(py, job.target.path(&parts.uri)))?;
+        // `OPTIONS *` asks about the server, not about a path (RFC 9112 section 3.2.4).
+        let path = Some(job.target.path(&parts.uri)).filter(|path| *path != b"*").unwrap_or_default();
+        environ.set_item(intern!(py, "PATH_INFO"), latin1(py, path))?;
         environ.set_item(intern!(py, "QUERY_STRING"), latin1(py, parts.uri.query().unwrap_or("").as_bytes()))?;
         let raw = parts.uri.path_and_query().map_or("*", |target| target.as_str());
         let raw = latin1(py, raw.as_bytes());

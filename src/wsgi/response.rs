@@ -12,6 +12,9 @@ use pyo3::types::{PyList, PyString, PyTuple};
 
 use crate::http::job::head;
 
+/// Headers of one response.
+const MAX_HEADERS: usize = 1000;
+
 /// A response as it was declared.
 pub struct Declared {
     pub head: Parts,
@@ -24,6 +27,9 @@ pub fn declare(status: &Bound<PyAny>, headers: &Bound<PyAny>) -> PyResult<Declar
     let status = status.cast::<PyString>().map_err(|_| type_error("the status", "str", status))?;
     let (code, reason) = self::status(&native(status)?)?;
     let list = headers.cast::<PyList>().map_err(|_| type_error("the headers", "list", headers))?;
+    if list.len() > MAX_HEADERS {
+        return Err(PyValueError::new_err(format!("{} headers: no client takes more than {MAX_HEADERS}", list.len())));
+    }
     let mut map = HeaderMap::with_capacity(list.len() + 2);
     let (mut length, mut close) = (None, false);
     for item in list.iter() {

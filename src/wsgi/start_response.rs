@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use pyo3::exceptions::{PyAssertionError, PyTypeError};
+use pyo3::exceptions::{PyAssertionError, PyConnectionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
@@ -25,8 +25,10 @@ enum Phase {
     Declared(Reply, Declared),
     /// Headers are sent. `left`: what Content-Length still allows.
     Streaming { sender: Sender, left: Option<u64> },
-    /// Nothing more is wanted: all was sent, or there is no body to send, or the client is gone.
+    /// Nothing more is wanted: all was sent, or there is no body to send.
     Over,
+    /// The client has left.
+    Gone,
 }
 
 /// Whether the application should be asked for more.
@@ -53,6 +55,11 @@ impl StartResponse {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The client has left before the response was over.
+    pub fn is_abandoned(&self) -> bool {
+        matches!(*self.lock(), Phase::Gone)
+    }
+
     fn has_no_body(&self, declared: &Declared) -> bool {
         let status = declared.head.status;
         self.is_head || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
@@ -62,7 +69,7 @@ impl StartResponse {
     pub fn block(&self, block: &Bound<PyAny>) -> PyResult<More> {
         let block = bytes(block)?;
         if block.as_bytes().is_empty() {
-            return Ok(if matches!(*self.lock(), Phase::Over) { More::Unwanted } else { More::Wanted });
+            return Ok(if matches!(*self.lock(), Phase::Over | Phase::Gone) { More::Unwanted } else { More::Wanted });
         }
         let mut phase = self.lock();
         if let Phase::Fresh(_) = *phase {
@@ -98,7 +105,7 @@ impl StartResponse {
                 block.py().detach(|| room.wait());
             }
             Sent::Abandoned => {
-                *phase = Phase::Over;
+                *phase = Phase::Gone;
                 return Ok(More::Unwanted);
             }
         }
@@ -162,7 +169,7 @@ impl StartResponse {
                 sender.finish(End::Cut);
             }
             Phase::Streaming { sender, .. } => sender.finish(End::Complete),
-            Phase::Fresh(_) | Phase::Over => {}
+            Phase::Fresh(_) | Phase::Over | Phase::Gone => {}
         }
         Ok(())
     }
@@ -177,7 +184,7 @@ impl StartResponse {
                 reply.whole(job::head(StatusCode::INTERNAL_SERVER_ERROR, headers), Bytes::from_static(text.as_bytes()));
             }
             Phase::Streaming { sender, .. } => sender.finish(End::Cut),
-            Phase::Over => {}
+            Phase::Over | Phase::Gone => {}
         }
     }
 }
@@ -216,16 +223,20 @@ impl StartResponse {
         headers: &Bound<PyAny>,
         exc_info: Option<&Bound<PyAny>>,
     ) -> PyResult<Py<Write>> {
+        let is_sent = matches!(*this.get().lock(), Phase::Streaming { .. } | Phase::Over | Phase::Gone);
+        if let Some(exc_info) = exc_info
+            && is_sent
+        {
+            return Err(PyErr::from_value(exc_info.get_item(1)?));
+        }
+        // Before the lock: it may run the site's code, to show what is wrong.
+        let declared = response::declare(status, headers)?;
         let mut phase = this.get().lock();
-        match (&*phase, exc_info) {
-            (Phase::Streaming { .. } | Phase::Over, Some(exc_info)) => {
-                drop(phase);
-                return Err(PyErr::from_value(exc_info.get_item(1)?));
-            }
-            (Phase::Fresh(_), _) | (Phase::Declared(..), Some(_)) => {}
+        match &*phase {
+            Phase::Fresh(_) => {}
+            Phase::Declared(..) if exc_info.is_some() => {}
             _ => return Err(PyAssertionError::new_err("start_response was called a second time without exc_info")),
         }
-        let declared = response::declare(status, headers)?;
         if let Phase::Fresh(reply) | Phase::Declared(reply, _) = std::mem::replace(&mut *phase, Phase::Over) {
             *phase = Phase::Declared(reply, declared);
         }
@@ -242,6 +253,12 @@ struct Write(Py<StartResponse>);
 impl Write {
     #[pyo3(signature = (data, /))]
     fn __call__(&self, data: &Bound<PyAny>) -> PyResult<()> {
-        self.0.get().block(data).map(drop)
+        let response = self.0.get();
+        response.block(data)?;
+        if response.is_abandoned() {
+            // Nothing else ends a site that writes in a loop.
+            return Err(PyConnectionError::new_err("the client has left"));
+        }
+        Ok(())
     }
 }
