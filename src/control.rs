@@ -110,6 +110,8 @@ pub enum FromWorker {
     Ready,
     /// Accepts no more connections.
     Draining,
+    /// Somebody sent it SIGTERM.
+    Terminated,
     ImportFailed(ImportError),
 }
 

@@ -137,7 +137,7 @@ impl Sender {
         let spilled = if behind_file || state.slow && state.bytes >= LOW { state.file.push(&chunk) } else { Ok(false) };
         match spilled {
             Ok(true) => {}
-            Err(error) if behind_file => {
+            Err(ref error) if behind_file => {
                 tracing::error!("a response is cut: its temporary file cannot be written: {error}");
                 drop(state);
                 self.0.end(End::Cut);
@@ -149,7 +149,7 @@ impl Sender {
                 state.chunks.push_back(chunk);
             }
         }
-        let full = state.bytes >= HIGH || state.file.written >= FILE_LIMIT;
+        let full = if let Ok(true) = spilled { state.file.written >= FILE_LIMIT } else { state.bytes >= HIGH };
         let waker = state.waker.take();
         drop(state);
         if let Some(waker) = waker {
@@ -181,10 +181,12 @@ impl Room {
     /// Blocks until the client has taken most of what was sent, has shown to be slow, or is gone.
     pub fn wait(&self) {
         let busy = |state: &mut State| !state.abandoned && (state.bytes > LOW || !state.file.is_empty());
-        let state = self.0.lock();
-        let waited = self.0.space.wait_timeout_while(state, SLOW, busy);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        state.slow |= state.bytes > LOW;
+        let mut state = self.0.lock();
+        if !state.slow {
+            let waited = self.0.space.wait_timeout_while(state, SLOW, busy);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.slow = state.bytes > LOW;
+        }
         let full = |state: &mut State| {
             !state.abandoned && (state.file.written >= FILE_LIMIT || state.file.file.is_none() && state.bytes >= HIGH)
         };

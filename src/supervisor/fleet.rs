@@ -127,6 +127,11 @@ impl Fleet {
                     worker.accepts = true;
                 }
             }
+            Event::WorkerTerminated(slot) => {
+                if self.stop.is_none() {
+                    self.drain(now, |at, _| at == slot, false, &mut actions);
+                }
+            }
             Event::WorkerDraining(slot) => {
                 if let Some(worker) = self.workers.get_mut(&slot) {
                     worker.accepts = false;
@@ -161,7 +166,7 @@ impl Fleet {
         {
             self.stop = Some(Stop::Draining);
             actions.push(Action::CloseSockets);
-            self.drain(now, |_| true, true, actions);
+            self.drain(now, |_, _| true, true, actions);
             for generation in self.zygotes.keys().copied().collect::<Vec<_>>() {
                 self.stop_zygote(generation, actions);
             }
@@ -257,7 +262,7 @@ impl Fleet {
         }
         self.incoming = None;
         self.serving = Some(incoming);
-        self.drain(now, |w| w.generation != incoming, false, actions);
+        self.drain(now, |_, w| w.generation != incoming, false, actions);
         for generation in self.zygotes.keys().copied().filter(|g| *g != incoming).collect::<Vec<_>>() {
             self.stop_zygote(generation, actions);
         }
@@ -274,9 +279,9 @@ impl Fleet {
         }
     }
 
-    fn drain(&mut self, now: Now, which: impl Fn(&Worker) -> bool, backlog: bool, actions: &mut Vec<Action>) {
+    fn drain(&mut self, now: Now, which: impl Fn(Slot, &Worker) -> bool, backlog: bool, actions: &mut Vec<Action>) {
         for (slot, worker) in &mut self.workers {
-            if worker.kill_at.is_none() && which(worker) {
+            if worker.kill_at.is_none() && which(*slot, worker) {
                 worker.kill_at = Some(now + self.policy.drain_timeout);
                 actions.push(Action::Drain { slot: *slot, backlog });
             }
@@ -328,9 +333,7 @@ impl Fleet {
             Zygote::Stopping | Zygote::Gone => {}
             _ if self.stop.is_some() => {}
             Zygote::Starting | Zygote::Ready if self.incoming == Some(generation) => {
-                let message = format!(
-                    "the process that imports the site ended: {how}; nothing in the log above says why it should"
-                );
+                let message = format!("importing the site ended the process: it {how}; is a native library at fault?");
                 self.give_up(now, generation, Failure::new(Code::Software, message), actions);
             }
             Zygote::Starting | Zygote::Ready => {

@@ -207,3 +207,13 @@ fn workers_of_a_failed_reload_are_killed_until_they_are_gone() {
     sea.on(Event::WorkerExited(2, "was killed".into()));
     assert!(sea.wait().contains(&Action::Kill(3)));
 }
+
+#[test]
+fn a_worker_that_was_asked_to_leave_is_replaced_at_once() {
+    let mut sea = Sea::serving();
+    assert_eq!(
+        sea.on(Event::WorkerTerminated(1)),
+        [Action::Drain { slot: 1, backlog: false }, Action::Fork { generation: 1, slot: 2 }]
+    );
+    assert_eq!(sea.on(Event::WorkerExited(1, "exited with code 0".into())), []);
+}

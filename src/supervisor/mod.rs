@@ -173,6 +173,7 @@ impl Supervisor {
             Report::Worker(slot, _, Some(FromWorker::Started { pid })) => self.children.identified(slot, pid),
             Report::Worker(slot, _, Some(FromWorker::Ready)) => Some(Event::WorkerReady(slot)),
             Report::Worker(slot, _, Some(FromWorker::Draining)) => Some(Event::WorkerDraining(slot)),
+            Report::Worker(slot, _, Some(FromWorker::Terminated)) => Some(Event::WorkerTerminated(slot)),
             Report::Worker(slot, _, Some(FromWorker::ImportFailed(error))) => {
                 let generation = self.view.board.slot(slot).generation.load(Relaxed);
                 Some(Event::ImportFailed(generation, error))

@@ -22,6 +22,8 @@ pub enum Event {
     /// With how it ended, in words.
     ZygoteExited(Generation, String),
     WorkerReady(Slot),
+    /// Somebody asked this worker to leave.
+    WorkerTerminated(Slot),
     /// It accepts no more connections.
     WorkerDraining(Slot),
     WorkerExited(Slot, String),

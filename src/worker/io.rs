@@ -93,7 +93,8 @@ impl Start {
         serving: &OnceLock<Arc<Shared>>,
     ) -> std::io::Result<()> {
         let control = AsyncChannel::new(self.control.try_clone()?)?;
-        // Signals for the supervisor that reach all processes, as systemd sends them, do not end a worker: it waits for its word.
+        // Signals for the supervisor that reach all processes, as systemd sends them, do not end a worker: it waits for the
+        // supervisor's word.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = signal(SignalKind::hangup())?;
         let (alive, mut ended) = async_mpsc::channel::<()>(1);
@@ -125,7 +126,10 @@ impl Start {
                     Ok(None) | Err(_) => os::exit_now(Code::Software as i32),
                     Ok(Some(ToWorker::Drain { backlog })) => Some(backlog),
                 },
-                _ = terminate.recv() => None,
+                _ = terminate.recv() => {
+                    control.send(&FromWorker::Terminated, &[])?;
+                    None
+                }
                 _ = hangup.recv() => None,
                 Some(_) = accepting.join_next() => {
                     if accepting.is_empty() {

@@ -41,7 +41,8 @@ def test_a_killed_worker_is_replaced_while_the_other_one_serves(number):
             assert first not in server.workers()
             eventually(lambda: server.metric('atrio_workers{site="processes",state="ready"}') == 2)
             assert json.loads(connection.request().body)["pid"] == second
-        assert server.metric("atrio_worker_restarts_total") == 1
+        # A worker that was asked to leave has not crashed.
+        assert server.metric("atrio_worker_restarts_total") == (0 if number == SIGTERM else 1)
         assert server.get().status == 200
 
 
