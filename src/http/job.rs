@@ -62,7 +62,7 @@ impl Reply {
         self.enqueued
     }
 
-    /// Nobody waits for the answer any more: the connection is gone, or the request's time in the queue was over.
+    /// Nobody waits for the answer any more: the connection broke. A client that only ended its side may still read.
     pub fn is_abandoned(&self) -> bool {
         self.sender.is_closed()
     }
