@@ -112,6 +112,14 @@ pub fn voluntary_switches() -> i64 {
         .map_or(0, |usage| usage.voluntary_context_switches())
 }
 
+/// Whether a thread of this process waits, for an event or for a device, rather than runs or is ready to.
+pub fn is_waiting(thread: Pid) -> bool {
+    let stat = std::fs::read(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
+    // The state stands behind the name, which may have any character in it (proc(5)).
+    let name_end = stat.iter().rposition(|byte| *byte == b')');
+    name_end.is_some_and(|end| matches!(stat.get(end + 2), Some(b'S' | b'D')))
+}
+
 /// The next child that has ended, if any.
 pub fn reap() -> Option<(Pid, WaitStatus)> {
     match nix::sys::wait::waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {

@@ -10,6 +10,7 @@ use crate::metrics::scoreboard::Labels;
 
 use super::access_log::Entry;
 use super::connection::Connection;
+use super::request_id::RequestId;
 use super::service::Shared;
 
 /// The status that is recorded when the client has left before the answer (nginx's convention; never sent).
@@ -17,7 +18,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// Records its request when it is dropped: when the last byte of the response has been handed over, or the connection is gone.
 pub struct Account {
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
     pub connection: Arc<Connection>,
     /// When the request's head had arrived.
     pub started: Instant,
@@ -26,14 +27,19 @@ pub struct Account {
     version: Version,
     referer: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
-    pub id: Arc<str>,
+    pub id: RequestId,
     pub status: u16,
     pub queued: Duration,
     pub sent: u64,
 }
 
 impl Account {
-    pub fn open<B>(shared: Arc<Shared>, connection: Arc<Connection>, request: &http::Request<B>, id: Arc<str>) -> Self {
+    pub fn open<B>(
+        shared: Arc<Shared>,
+        connection: Arc<Connection>,
+        request: &http::Request<B>,
+        id: RequestId,
+    ) -> Self {
         shared.slot.active_requests.fetch_add(1, Relaxed);
         let logged = |name| shared.access_log.as_ref().and_then(|_| request.headers().get(name).cloned());
         Account {
@@ -72,7 +78,7 @@ impl Drop for Account {
                 bytes: self.sent,
                 duration,
                 queued: self.queued,
-                id: &self.id,
+                id: self.id.as_str(),
                 referer: self.referer.as_ref(),
                 user_agent: self.user_agent.as_ref(),
             });

@@ -15,6 +15,7 @@ use super::connection::Connection;
 use super::deadline::Deadline;
 use super::framing::Framing;
 use super::head::Rejection;
+use super::service::has_begun;
 
 /// What hyper parses in the place of a head that was refused; the service answers it with the refusal. No method is named `-`,
 /// so that logs and metrics do not take it for a request that somebody sent.
@@ -160,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             // If it is over already, the answer below says so.
             let _ = self.drained.insert(drained).as_mut().poll(cx);
         }
-        *self.drain.borrow()
+        has_begun(&self.drain)
     }
 
     /// Nothing came: is the client's time over?

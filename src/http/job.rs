@@ -13,13 +13,14 @@ use tokio::sync::oneshot;
 use crate::metrics::Reject;
 
 use super::connection::Connection;
-use super::reply::{Answer, Completions, Content, Outcome};
+use super::engine::Engine;
+use super::reply::{Answer, Content, Outcome};
+use super::request_id::RequestId;
 use super::spool::{OnDemand, Spooled};
 use super::stream::{self, Sender};
 use super::target::Target;
 
 /// The body of a request, as the site will read it.
-#[derive(Debug)]
 pub enum RequestBody {
     Whole(Spooled),
     OnDemand(OnDemand),
@@ -32,24 +33,24 @@ pub struct Job {
     pub body: RequestBody,
     pub connection: Arc<Connection>,
     /// `X-Request-ID`: the trusted proxy's, or made here.
-    pub id: Arc<str>,
+    pub id: RequestId,
     pub reply: Reply,
 }
 
 /// The right, and the duty, to answer one request. Dropped unused, it makes the service answer 500.
 pub struct Reply {
     sender: oneshot::Sender<Outcome>,
-    completions: Arc<Completions>,
+    engine: Arc<Engine>,
     enqueued: Instant,
     queued: Duration,
-    /// Whether the signal may wait for the thread's next [`Completions::signal`].
+    /// Whether a whole answer may be delivered later, together with others.
     pub deferred: bool,
 }
 
 impl Reply {
     /// `arrived`: when the queue's clock starts.
-    pub fn new(sender: oneshot::Sender<Outcome>, completions: Arc<Completions>, arrived: Instant) -> Self {
-        Reply { sender, completions, enqueued: arrived, queued: Duration::ZERO, deferred: false }
+    pub fn new(sender: oneshot::Sender<Outcome>, engine: Arc<Engine>, arrived: Instant) -> Self {
+        Reply { sender, engine, enqueued: arrived, queued: Duration::ZERO, deferred: false }
     }
 
     /// Notes that an app thread has taken the request; how long that took.
@@ -69,46 +70,33 @@ impl Reply {
 
     /// Answers with all there is.
     pub fn whole(self, head: response::Parts, body: Bytes) {
-        let deferred = self.deferred;
-        let content = if body.is_empty() { Content::Empty } else { Content::Whole(body) };
-        self.give(head, content, deferred);
+        self.give(head, if body.is_empty() { Content::Empty } else { Content::Whole(body) });
     }
 
     /// Answers with blocks that are all there already.
     pub fn blocks(self, head: response::Parts, blocks: VecDeque<Bytes>) {
-        let deferred = self.deferred;
-        self.give(head, Content::Blocks(blocks), deferred);
+        self.give(head, Content::Blocks(blocks));
     }
 
-    /// Answers with a head, and a body to come.
-    pub fn stream(self, head: response::Parts) -> Sender {
+    /// Answers with a head, and a body to come. From now on somebody else drives: what the site yields is sent while it makes more.
+    pub fn stream(mut self, head: response::Parts) -> Sender {
         let (sender, receiver) = stream::channel();
-        self.give(head, Content::Stream(receiver), false);
+        self.engine.step_aside();
+        self.deferred = false;
+        self.give(head, Content::Stream(receiver));
         sender
     }
 
     /// Says that no app thread will run the request.
     pub fn refuse(self, reason: Reject) {
-        self.completions.push(self.sender, Err(reason));
-        self.completions.signal();
+        self.engine.completions.give(self.sender, Err(reason), false);
     }
 
-    fn give(self, head: response::Parts, content: Content, deferred: bool) {
-        let waiting =
-            self.completions.push(self.sender, Ok(Answer { head, content, close: false, queued: self.queued }));
-        if !deferred || waiting.count >= MAX_DEFERRED || waiting.bytes >= MAX_DEFERRED_BYTES {
-            self.completions.signal();
-        }
-        if waiting.bytes >= MAX_DEFERRED_BYTES {
-            // What is written while it is in the processor's caches costs half.
-            std::thread::yield_now();
-        }
+    fn give(self, head: response::Parts, content: Content) {
+        let answer = Answer { head, content, close: false, queued: self.queued };
+        self.engine.completions.give(self.sender, Ok(answer), self.deferred);
     }
 }
-
-/// Answers that may wait for one common wake-up, and bytes of their bodies.
-const MAX_DEFERRED_BYTES: usize = 256 * 1024;
-const MAX_DEFERRED: usize = 64;
 
 /// An empty head with a status, to be filled.
 pub fn head(status: http::StatusCode, headers: HeaderMap) -> response::Parts {

@@ -1,7 +1,8 @@
 //! HTTP/1 on tokio and hyper: knows no Python.
 //!
 //! `accept` takes connections, `guard` judges their bytes before hyper parses them, `service` turns a request into a
-//! [`job::Job`] on the bounded `queue` and the answer of an app thread into a response, `access_log` writes it down.
+//! [`job::Job`] on the bounded `queue` and the answer of an app thread into a response, `access_log` writes it down. The `engine`
+//! drives all that; an app thread has a `seat` at it.
 
 pub mod accept;
 pub mod access_log;
@@ -9,13 +10,19 @@ pub mod account;
 pub mod body;
 pub mod connection;
 mod deadline;
+pub mod engine;
 pub mod framing;
 pub mod guard;
 pub mod head;
 pub mod job;
-pub mod queue;
+mod lead;
+pub mod pace;
+mod queue;
 pub mod reply;
+pub mod request_id;
+pub mod seat;
 pub mod service;
+mod sleeper;
 pub mod spool;
 pub mod stream;
 pub mod target;

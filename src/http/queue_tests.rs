@@ -1,11 +1,14 @@
-use std::sync::atomic::AtomicUsize;
+//! The queue's calls in every order that threads could make them in: each is one step under the lock, so a walk through random
+//! orders on one thread meets what several threads would.
 
 use tokio::sync::oneshot;
 
 use crate::control::Bound;
 use crate::http::connection::Connection;
+use crate::http::engine::Engine;
 use crate::http::job::{Reply, RequestBody, head};
-use crate::http::reply::{Completions, Outcome};
+use crate::http::reply::Outcome;
+use crate::http::request_id::RequestId;
 use crate::http::spool::Spooled;
 use crate::http::target::Target;
 use crate::metrics::Scoreboard;
@@ -14,11 +17,12 @@ use super::*;
 
 const PATIENT: Duration = Duration::from_secs(60);
 
-fn slot() -> &'static Slot {
+pub fn slot() -> &'static Slot {
     Scoreboard::create(1).unwrap().1.slot(0)
 }
 
-fn job(completions: &Arc<Completions>) -> (Box<Job>, oneshot::Receiver<Outcome>) {
+/// A request, and where its answer comes.
+pub fn job(engine: &Arc<Engine>) -> (Box<Job>, oneshot::Receiver<Outcome>) {
     let (parts, ()) = http::Request::new(()).into_parts();
     let (sender, receiver) = oneshot::channel();
     let job = Job {
@@ -26,113 +30,218 @@ fn job(completions: &Arc<Completions>) -> (Box<Job>, oneshot::Receiver<Outcome>)
         parts,
         body: RequestBody::Whole(Spooled::Memory(bytes::Bytes::new())),
         connection: Arc::new(Connection::new(None, &Bound::Unix("".into()), false, false)),
-        id: "id".into(),
-        reply: Reply::new(sender, completions.clone(), Instant::now()),
+        id: RequestId::random(),
+        reply: Reply::new(sender, engine.clone(), Instant::now()),
     };
     (Box::new(job), receiver)
 }
 
-fn answer(job: Job) {
+pub fn answer(job: Job) {
     job.reply.whole(head(http::StatusCode::OK, http::HeaderMap::new()), bytes::Bytes::new());
 }
 
-/// What an app thread does, without Python.
-fn serve(queue: &Queue, completions: &Completions, run: impl Fn(&mut Job) -> bool) {
-    let sleeper = Sleeper::new();
-    let mut woken = false;
-    loop {
-        if let Some(mut job) = queue.take(std::mem::take(&mut woken)) {
-            job.reply.deferred = queue.may_defer();
-            let slow = run(&mut job);
-            answer(*job);
-            queue.ran(slow);
-            continue;
+/// What a simulated app thread is at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum App {
+    Taking(Report),
+    Running(Report),
+    Driving,
+    Asleep,
+    Left,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Io {
+    Driving,
+    Watching,
+    Asleep,
+}
+
+/// A worker without a runtime: its threads take their steps when they are told to.
+struct Walk {
+    queue: Queue,
+    engine: Arc<Engine>,
+    apps: Vec<(App, Arc<Sleeper>)>,
+    io: (Io, Arc<Sleeper>),
+    random: fastrand::Rng,
+    pushed: usize,
+    taken: usize,
+}
+
+impl Walk {
+    fn new(threads: usize, seed: u64) -> Self {
+        let report = Report::default();
+        Walk {
+            queue: Queue::new(1000, slot()),
+            engine: Engine::new(1, slot()).unwrap(),
+            apps: (0..threads).map(|_| (App::Taking(report), Sleeper::new())).collect(),
+            io: (Io::Driving, Sleeper::new()),
+            random: fastrand::Rng::with_seed(seed),
+            pushed: 0,
+            taken: 0,
         }
-        completions.flush();
-        match queue.wait(&sleeper) {
-            Wake::Woken => woken = true,
-            Wake::Work => {}
-            Wake::Closed => return,
+    }
+
+    /// A turn of the runtime; true: the thread that drives is relieved.
+    fn turn(&mut self, quiet: bool) -> bool {
+        for _ in 0..if quiet { 0 } else { self.random.usize(..3) } {
+            if self.queue.push(job(&self.engine).0).is_ok() {
+                self.pushed += 1;
+            }
+        }
+        self.queue.rest();
+        self.queue.is_relieved()
+    }
+
+    /// One step of one thread; false: it can take none. `quiet`: nothing new comes.
+    fn step(&mut self, thread: usize, quiet: bool) -> bool {
+        if thread == self.apps.len() {
+            return self.step_io(quiet);
+        }
+        let (app, sleeper) = self.apps[thread].clone();
+        let next = match app {
+            App::Taking(report) => {
+                let Taken { job, leads } = self.queue.take(report);
+                let report = Report { leads, ..Report::default() };
+                match job {
+                    Some(_) => {
+                        self.taken += 1;
+                        App::Running(report)
+                    }
+                    None if leads => App::Driving,
+                    None => match self.queue.lie_down(&sleeper) {
+                        None => App::Asleep,
+                        Some(Wake::Closed) => App::Left,
+                        Some(_) => App::Taking(report),
+                    },
+                }
+            }
+            App::Running(report) => {
+                let (asides, slow, enough) = (self.random.u8(..20) == 0, self.random.u8(..20) == 0, self.random.bool());
+                if asides {
+                    self.queue.resign();
+                }
+                App::Taking(Report { ran: Some(slow), enough, ..report })
+            }
+            App::Driving => {
+                if !self.turn(quiet) {
+                    return !quiet;
+                }
+                let closed = self.queue.is_closed();
+                if closed {
+                    self.queue.resign();
+                }
+                App::Taking(Report { called: true, leads: !closed, ..Report::default() })
+            }
+            App::Asleep if sleeper.is_called() => {
+                let leads = self.queue.rise(&sleeper) == Wake::Lead;
+                App::Taking(Report { called: true, leads, ..Report::default() })
+            }
+            App::Asleep | App::Left => return false,
+        };
+        self.apps[thread].0 = next;
+        true
+    }
+
+    fn step_io(&mut self, quiet: bool) -> bool {
+        let (io, sleeper) = self.io.clone();
+        let next = match io {
+            Io::Driving => {
+                let relieved = self.turn(quiet);
+                match self.queue.successor().filter(|_| relieved) {
+                    Some(successor) => {
+                        successor.call();
+                        Io::Watching
+                    }
+                    None => return !quiet,
+                }
+            }
+            Io::Watching => match self.queue.look(&sleeper) {
+                Watch::Lead => Io::Driving,
+                Watch::Sleep => Io::Asleep,
+                Watch::Stuck if self.random.bool() && self.queue.take_over(self.random.bool()) => Io::Driving,
+                Watch::Stuck | Watch::Again => Io::Watching,
+            },
+            Io::Asleep if sleeper.is_called() => Io::Watching,
+            Io::Asleep => return false,
+        };
+        self.io.0 = next;
+        true
+    }
+
+    fn check(&self) {
+        let state = self.queue.lock();
+        let count = |is: fn(&App) -> bool| self.apps.iter().filter(|(app, _)| is(app)).count();
+        let driving = count(|app| *app == App::Driving) + usize::from(self.io.0 == Io::Driving);
+        assert!(
+            driving <= 1,
+            "two threads drive: {:?} {:?}",
+            self.apps.iter().map(|a| a.0).collect::<Vec<_>>(),
+            self.io.0
+        );
+        let busy = count(|app| matches!(app, App::Running(_) | App::Taking(Report { ran: Some(_), .. })));
+        assert_eq!(state.busy, busy, "busy");
+        let waking = count(|app| matches!(app, App::Taking(Report { called: true, .. })));
+        assert!(state.waking >= waking, "waking {} < {waking}", state.waking);
+        if state.lead.leader() == Leader::App && !state.closed {
+            assert!(busy <= 1, "{busy} threads run requests while an app thread leads");
         }
     }
 }
 
 #[test]
-fn every_request_is_answered_once_whatever_the_order_of_events() {
-    const REQUESTS: usize = 30_000;
-    let queue = Queue::new(REQUESTS, slot());
-    let completions: Arc<Completions> = Arc::default();
-    let answered = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let random = std::cell::RefCell::new(fastrand::Rng::new());
-                serve(&queue, &completions, |_| match random.borrow_mut().u32(..1000) {
-                    0 => {
-                        std::thread::sleep(QUICK);
-                        true
-                    }
-                    1..50 => {
-                        std::thread::yield_now();
-                        false
-                    }
-                    _ => false,
-                });
-            });
+fn nothing_is_lost_and_one_thread_drives_whatever_the_order_of_steps() {
+    for seed in 0..60 {
+        let threads = 1 + seed as usize % 4;
+        let mut walk = Walk::new(threads, seed);
+        for _ in 0..4000 {
+            let thread = walk.random.usize(..=threads);
+            walk.step(thread, false);
+            walk.check();
         }
-        let mut waiting = Vec::new();
-        let mut random = fastrand::Rng::new();
-        let mut pushed = 0;
-        while answered.load(Relaxed) < REQUESTS {
-            for _ in 0..random.usize(..100).min(REQUESTS - pushed) {
-                let (job, receiver) = job(&completions);
-                queue.push(job).unwrap_or_else(|_| panic!("refused below the limit"));
-                waiting.push(receiver);
-                pushed += 1;
-            }
-            queue.call_threads();
-            if random.bool() {
-                queue.tick(PATIENT);
-            }
-            completions.deliver();
-            waiting.retain_mut(|receiver| match receiver.try_recv() {
-                Ok(outcome) => {
-                    assert!(outcome.is_ok());
-                    answered.fetch_add(1, Relaxed);
-                    false
-                }
-                Err(oneshot::error::TryRecvError::Empty) => true,
-                Err(oneshot::error::TryRecvError::Closed) => panic!("a request was lost"),
-            });
+        // Nothing new comes: what was pushed is taken, by threads that nobody but each other wakes.
+        let mut idle = 0;
+        while idle < 50 * (threads + 1) {
+            let thread = walk.random.usize(..=threads);
+            let moved = walk.step(thread, true);
+            walk.check();
+            let watching = thread == threads && walk.io.0 == Io::Watching;
+            idle = if moved && !watching { 0 } else { idle + 1 };
         }
-        queue.close();
-    });
-    let state = queue.lock();
-    assert_eq!((state.jobs.len(), state.busy, state.waking, state.idle.len()), (0, 0, 0, 0));
+        assert_eq!(walk.pushed, walk.taken, "seed {seed}");
+        walk.queue.close();
+        for _ in 0..1000 {
+            let thread = walk.random.usize(..=threads);
+            walk.step(thread, true);
+        }
+        assert!(walk.apps.iter().all(|(app, _)| *app == App::Left), "seed {seed}: {:?}", walk.apps[0].0);
+        assert_eq!(walk.io.0, Io::Driving, "seed {seed}");
+        let state = walk.queue.lock();
+        assert_eq!((state.busy, state.waking), (0, 0), "seed {seed}");
+    }
 }
 
 #[test]
 fn what_has_waited_too_long_is_refused() {
-    let queue = Queue::new(10, slot());
-    let completions = Arc::default();
-    let (job, mut receiver) = job(&completions);
-    assert!(queue.push(job).is_ok());
-    assert!(queue.tick(PATIENT).is_some());
+    let engine = Engine::new(10, slot()).unwrap();
+    let (job, mut receiver) = job(&engine);
+    assert!(engine.queue.push(job).is_ok());
+    assert!(engine.queue.tick(PATIENT).is_some());
     assert!(receiver.try_recv().is_err());
-    queue.tick(Duration::ZERO);
-    completions.deliver();
+    engine.queue.tick(Duration::ZERO);
+    engine.completions.deliver();
     assert!(matches!(receiver.try_recv(), Ok(Err(Reject::QueueTimeout))));
-    assert_eq!(queue.tick(PATIENT), None);
+    assert_eq!(engine.queue.tick(PATIENT), None);
 }
 
 #[test]
 fn slow_requests_make_the_limit_strict() {
-    let queue = Queue::new(1, slot());
-    let completions = Arc::default();
+    let engine = Engine::new(1, slot()).unwrap();
+    let queue = &engine.queue;
     // One to be slow, so that the pace is known.
-    assert!(queue.push(job(&completions).0).is_ok());
-    assert!(queue.take(false).is_some());
-    queue.ran(true);
-    assert!(queue.push(job(&completions).0).is_ok());
-    assert!(queue.push(job(&completions).0).is_err());
+    assert!(queue.push(job(&engine).0).is_ok());
+    assert!(queue.take(Report::default()).job.is_some());
+    queue.take(Report { ran: Some(true), ..Report::default() });
+    assert!(queue.push(job(&engine).0).is_ok());
+    assert!(queue.push(job(&engine).0).is_err());
 }

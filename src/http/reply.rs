@@ -1,9 +1,9 @@
 //! The way of an answer from an app thread back to the request that waits for it on the I/O thread.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Release};
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::Waker;
 use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
@@ -45,28 +45,36 @@ struct Waiting {
     bytes: usize,
 }
 
-/// How much waits for the I/O thread.
-pub(super) struct Backlog {
-    pub count: usize,
-    /// Of bodies.
-    pub bytes: usize,
-}
-
-/// Answers on their way. A wake-up of the I/O thread costs a system call, so answers given in a row share one.
+/// Answers on their way. To wake the thread that drives the runtime costs a system call, so answers given in a row share one, and
+/// those of an app thread that leads need none: it delivers them when it drives next.
 #[derive(Default)]
 pub struct Completions {
     waiting: Mutex<Waiting>,
+    /// The thread that gives answers is the one that delivers them.
+    leading: AtomicBool,
+    heavy: AtomicBool,
     signalled: AtomicBool,
     waker: AtomicWaker,
 }
+
+/// Answers that may wait for one common wake-up, and bytes of their bodies.
+const MAX_DEFERRED_BYTES: usize = 256 * 1024;
+const MAX_DEFERRED: usize = 64;
 
 impl Completions {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps an outcome until the next [`Completions::deliver`].
-    pub(super) fn push(&self, request: oneshot::Sender<Outcome>, outcome: Outcome) -> Backlog {
+    /// An app thread gains or loses the lead. Whoever takes it says so before he delivers: an answer that is given meanwhile is either
+    /// delivered by him, or its giver sees that it has to signal.
+    pub(super) fn set_leading(&self, leading: bool) {
+        self.leading.store(leading, Relaxed);
+    }
+
+    /// Keeps an outcome until the next [`Completions::deliver`], and sees to it that there is one. `deferred`: that may wait for the
+    /// thread's next [`Completions::flush`].
+    pub(super) fn give(&self, request: oneshot::Sender<Outcome>, outcome: Outcome, deferred: bool) {
         let bytes = match &outcome {
             Ok(Answer { content: Content::Whole(bytes), .. }) => bytes.len(),
             Ok(Answer { content: Content::Blocks(blocks), .. }) => blocks.iter().map(Bytes::len).sum(),
@@ -75,39 +83,67 @@ impl Completions {
         let mut waiting = self.lock();
         waiting.done.push((request, outcome));
         waiting.bytes += bytes;
-        Backlog { count: waiting.done.len(), bytes: waiting.bytes }
-    }
-
-    /// Lets the I/O thread know of the answers pushed so far.
-    pub fn signal(&self) {
-        if !self.signalled.swap(true, AcqRel) {
-            self.waker.wake();
+        let (count, heavy) = (waiting.done.len(), waiting.bytes >= MAX_DEFERRED_BYTES);
+        drop(waiting);
+        if self.leading.load(Relaxed) {
+            if heavy {
+                self.heavy.store(true, Relaxed);
+            }
+            return;
+        }
+        if !deferred || count >= MAX_DEFERRED || heavy {
+            self.signal();
+        }
+        if heavy {
+            // What is written while it is in the processor's caches costs half.
+            std::thread::yield_now();
         }
     }
 
-    /// The same, if there are any.
-    pub fn flush(&self) {
+    /// Whether the bodies given are large enough for the thread that leads to write them now, out of the processor's caches.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.heavy.load(Relaxed)
+    }
+
+    fn signal(&self) {
+        if !self.signalled.swap(true, AcqRel) {
+            self.wake();
+        }
+    }
+
+    /// Lets the thread that drives look at its own future again.
+    pub(super) fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// Has delivered what this thread gave, if anything waits.
+    pub(super) fn flush(&self) {
         if !self.lock().done.is_empty() {
             self.signal();
         }
     }
 
-    /// Hands over what has been pushed. On the I/O thread: waking a request's task from here needs no system call.
+    /// Hands over what has been given. On the thread that drives: waking a request's task from here needs no system call.
     pub fn deliver(&self) {
         self.signalled.store(false, Release);
-        let waiting = std::mem::take(&mut *self.lock());
-        for (request, outcome) in waiting.done {
+        self.heavy.store(false, Relaxed);
+        let mut done = std::mem::take(&mut *self.lock()).done;
+        if done.is_empty() {
+            return;
+        }
+        for (request, outcome) in done.drain(..) {
             let _ = request.send(outcome);
+        }
+        // Its memory serves the next answers.
+        let mut waiting = self.lock();
+        if waiting.done.capacity() == 0 {
+            waiting.done = done;
         }
     }
 
-    /// Delivers for ever.
-    pub async fn run(&self) {
-        std::future::poll_fn(|cx| {
-            self.waker.register(cx.waker());
-            self.deliver();
-            Poll::<()>::Pending
-        })
-        .await;
+    /// The same, and again whenever `waker` is woken because there is more.
+    pub(super) fn deliver_and_watch(&self, waker: &Waker) {
+        self.waker.register(waker);
+        self.deliver();
     }
 }

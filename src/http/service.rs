@@ -2,14 +2,15 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::metrics::{Reject, Slot};
 
@@ -17,23 +18,19 @@ use super::access_log::AccessLog;
 use super::account::Account;
 use super::body::Body;
 use super::connection::Connection;
+use super::engine::Engine;
 use super::head::Rejection;
 use super::job::{Job, Reply, RequestBody};
-use super::queue::Queue;
-use super::reply::{Answer, Completions, Content};
+use super::reply::{Answer, Content, Outcome};
+use super::request_id::{RequestId, X_REQUEST_ID};
 use super::spool::{OnDemand, OnDemandLimit, SpoolError, Spooled, spool};
 use super::target::Target;
-
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A request id longer than this is not taken over from a proxy.
-const MAX_REQUEST_ID: usize = 128;
 
 /// What all connections of a worker share.
 pub struct Shared {
     pub site: String,
     pub slot: &'static Slot,
-    pub queue: Queue,
-    pub completions: Arc<Completions>,
+    pub engine: Arc<Engine>,
     pub access_log: Option<AccessLog>,
     /// `ATRIO_MAX_BODY`, in bytes.
     pub max_body: u64,
@@ -41,8 +38,6 @@ pub struct Shared {
     pub on_demand: OnDemandLimit,
     pub max_on_demand: usize,
     pub drain: watch::Receiver<bool>,
-    /// Wakes the task that calls [`Queue::tick`].
-    pub busy: Notify,
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
@@ -51,13 +46,17 @@ pub async fn serve(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let id = request_id(&connection, request.headers().get(X_REQUEST_ID));
-    let mut account = Account::open(shared.clone(), connection.clone(), &request, id);
+    let given = if connection.trusted { request.headers().get(X_REQUEST_ID) } else { None };
+    let id = given.and_then(RequestId::take_over).unwrap_or_else(RequestId::random);
+    let mut account = Account::open(shared, connection.clone(), &request, id);
     let http10 = request.version() == Version::HTTP_10;
     let outcome = match connection.next_request() {
         Some(rejection) => Err(Refusal::from(rejection)),
         None if connection.surplus => Err(Refusal::unavailable(Reject::Connections, "too many connections")),
-        None => ask(&shared, connection, request, account.id.clone(), account.started).await,
+        None => match ask(&account.shared, connection, request, account.id.clone(), account.started) {
+            Ok(asking) => asking.answer().await,
+            Err(refusal) => Err(refusal),
+        },
     };
     let (mut head, content, close) = match outcome {
         Ok(answer) => {
@@ -68,86 +67,120 @@ pub async fn serve(
                 && !answer.head.headers.contains_key(header::CONTENT_LENGTH);
             (answer.head, answer.content, answer.close || ends_by_close)
         }
-        Err(refusal) => refusal.answer(&shared),
+        Err(refusal) => refusal.answer(&account.shared),
     };
     account.status = head.status.as_u16();
-    if close || *shared.drain.borrow() {
+    if close || has_begun(&account.shared.drain) {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         if http10 {
             // hyper would promise an HTTP/1.0 client to keep the connection, unless the answer is HTTP/1.0 itself.
             head.version = Version::HTTP_10;
         }
     }
-    if !head.headers.contains_key(X_REQUEST_ID)
-        && let Ok(id) = HeaderValue::from_str(&account.id)
-    {
-        head.headers.insert(X_REQUEST_ID, id);
-    }
+    head.headers.entry(X_REQUEST_ID).or_insert_with(|| account.id.as_header().clone());
     Ok(Response::from_parts(head, Body::new(content, account)))
 }
 
-async fn ask(
+/// Whether a drain has begun. It begins once: to ask whether it has changed takes no lock.
+pub fn has_begun(drain: &watch::Receiver<bool>) -> bool {
+    drain.has_changed().unwrap_or(true)
+}
+
+/// A request without its body.
+struct Asked {
+    parts: http::request::Parts,
+    target: Target,
+    connection: Arc<Connection>,
+    id: RequestId,
+}
+
+/// The answer to come. What most requests do not need is boxed: the future of each of them is moved several times.
+enum Asking {
+    Queued(oneshot::Receiver<Outcome>),
+    WithBody(Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>),
+}
+
+impl Asking {
+    async fn answer(self) -> Result<Answer, Refusal> {
+        match self {
+            Asking::Queued(receiver) => answer(receiver).await,
+            Asking::WithBody(asking) => asking.await,
+        }
+    }
+}
+
+/// Puts a request on its way; `arrived`: when its head had.
+fn ask(
     shared: &Arc<Shared>,
     connection: Arc<Connection>,
     request: Request<Incoming>,
-    id: Arc<str>,
-    mut arrived: Instant,
-) -> Result<Answer, Refusal> {
+    id: RequestId,
+    arrived: Instant,
+) -> Result<Asking, Refusal> {
     let (parts, incoming) = request.into_parts();
     let target = Target::new(&parts.uri)?;
     if incoming.size_hint().lower() > shared.max_body {
         return Err(SpoolError::TooLarge.into());
     }
-    let (sender, receiver) = oneshot::channel();
-    let expects = parts.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let place = if expects && !incoming.is_end_stream() { shared.on_demand.take(shared.max_on_demand) } else { None };
-    if let Some(place) = place {
-        let reply = Reply::new(sender, shared.completions.clone(), arrived);
-        let (body, whole) = OnDemand::new(incoming, shared.max_body, place);
-        enqueue(shared, Job { parts, target, body: RequestBody::OnDemand(body), connection, id, reply })?;
-        let answer = receiver.await.map_err(|_| Refusal::lost())?.map_err(Refusal::from);
-        // What comes next on the connection could be the body that was not asked for, or a request.
-        return answer.map(|answer| Answer { close: answer.close || !whole.load(Relaxed), ..answer });
+    let asked = Asked { parts, target, connection, id };
+    if incoming.is_end_stream() {
+        let nothing = RequestBody::Whole(Spooled::Memory(bytes::Bytes::new()));
+        return asked.enqueue(shared, nothing, arrived).map(Asking::Queued);
     }
-    let body = if incoming.is_end_stream() {
-        Spooled::Memory(bytes::Bytes::new())
-    } else {
-        let body = spool(incoming, shared.max_body).await.map_err(|error| match (connection.refusal(), error) {
+    let expect = asked.parts.headers.get(header::EXPECT);
+    let expects = expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let place = if expects { shared.on_demand.take(shared.max_on_demand) } else { None };
+    let shared = shared.clone();
+    Ok(Asking::WithBody(match place {
+        Some(place) => Box::pin(async move { asked.on_demand(&shared, incoming, place, arrived).await }),
+        None => Box::pin(async move { asked.spooled(&shared, incoming).await }),
+    }))
+}
+
+impl Asked {
+    fn enqueue(
+        self,
+        shared: &Shared,
+        body: RequestBody,
+        arrived: Instant,
+    ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
+        let Asked { parts, target, connection, id } = self;
+        let (sender, receiver) = oneshot::channel();
+        let reply = Reply::new(sender, shared.engine.clone(), arrived);
+        let job = Box::new(Job { parts, target, body, connection, id, reply });
+        shared.engine.push(job).map_err(|_| Refusal::from(Reject::QueueFull))?;
+        Ok(receiver)
+    }
+
+    /// The body is read before an app thread is taken.
+    async fn spooled(self, shared: &Shared, incoming: Incoming) -> Result<Answer, Refusal> {
+        let body = spool(incoming, shared.max_body).await;
+        let body = body.map_err(|error| match (self.connection.refusal(), error) {
             (Some(rejection), SpoolError::Client(_)) => Refusal::of_body(rejection),
             (_, error) => Refusal::from(error),
         })?;
+        shared.slot.request_body_bytes.fetch_add(body.len(), Relaxed);
         // The wait for the body was the client's doing: the queue's clock starts here.
-        arrived = Instant::now();
-        body
-    };
-    shared.slot.request_body_bytes.fetch_add(body.len(), Relaxed);
-    let reply = Reply::new(sender, shared.completions.clone(), arrived);
-    enqueue(shared, Job { parts, target, body: RequestBody::Whole(body), connection, id, reply })?;
-    receiver.await.map_err(|_| Refusal::lost())?.map_err(Refusal::from)
-}
-
-fn enqueue(shared: &Shared, job: Job) -> Result<(), Refusal> {
-    shared.queue.push(Box::new(job)).map_err(|_| Refusal::from(Reject::QueueFull))?;
-    shared.busy.notify_one();
-    Ok(())
-}
-
-/// The proxy's request id when it may be believed, else a new one.
-fn request_id(connection: &Connection, given: Option<&HeaderValue>) -> Arc<str> {
-    let given = given.filter(|_| connection.trusted).and_then(|id| id.to_str().ok());
-    let plain = |id: &str| id.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
-    match given.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID && plain(id)) {
-        Some(id) => id.into(),
-        None => {
-            let mut text = [0; 32];
-            let mut bits = fastrand::u128(..);
-            for digit in &mut text {
-                *digit = b"0123456789abcdef"[(bits & 15) as usize];
-                bits >>= 4;
-            }
-            String::from_utf8_lossy(&text).into()
-        }
+        answer(self.enqueue(shared, RequestBody::Whole(body), Instant::now())?).await
     }
+
+    /// The site asks for the body itself.
+    async fn on_demand(
+        self,
+        shared: &Shared,
+        incoming: Incoming,
+        place: OnDemandLimit,
+        arrived: Instant,
+    ) -> Result<Answer, Refusal> {
+        let (body, whole) = OnDemand::new(incoming, shared.max_body, place, shared.engine.clone());
+        let answer = answer(self.enqueue(shared, RequestBody::OnDemand(body), arrived)?).await;
+        // What comes next on the connection could be the body that was not asked for, or a request.
+        answer.map(|answer| Answer { close: answer.close || !whole.load(Relaxed), ..answer })
+    }
+}
+
+async fn answer(receiver: oneshot::Receiver<Outcome>) -> Result<Answer, Refusal> {
+    receiver.await.map_err(|_| Refusal::lost())?.map_err(Refusal::from)
 }
 
 /// An answer that does not come from the site.
@@ -185,7 +218,7 @@ impl Refusal {
         let mut headers = http::HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if self.retry {
-            headers.insert(header::RETRY_AFTER, shared.queue.retry_after().into());
+            headers.insert(header::RETRY_AFTER, shared.engine.retry_after().into());
         }
         let text = format!("{} {}\n", self.status, self.text);
         (super::job::head(self.status, headers), Content::Whole(text.into()), self.close)

@@ -10,6 +10,8 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::oneshot;
 
+use super::engine::Engine;
+
 /// A body up to this size stays in memory; what is larger goes to a file without a name in the temporary folder (`TMPDIR`).
 pub const IN_MEMORY: usize = 256 * 1024;
 /// How much is gathered before it is written to the file.
@@ -106,8 +108,8 @@ fn client_error(error: &hyper::Error) -> String {
 }
 
 /// The body of a request with `Expect: 100-continue`: it is asked for when the site first reads, not before.
-#[derive(Debug)]
 pub struct OnDemand {
+    engine: Arc<Engine>,
     ask: oneshot::Sender<()>,
     answer: mpsc::Receiver<Result<Spooled, SpoolError>>,
 }
@@ -115,7 +117,7 @@ pub struct OnDemand {
 impl OnDemand {
     /// The site's end, and the I/O thread's.
     /// The latter tells whether the whole body has been read. Must be called on the I/O thread's runtime.
-    pub fn new(body: Incoming, limit: u64, taken: OnDemandLimit) -> (Self, Arc<AtomicBool>) {
+    pub fn new(body: Incoming, limit: u64, taken: OnDemandLimit, engine: Arc<Engine>) -> (Self, Arc<AtomicBool>) {
         let (ask, asked) = oneshot::channel();
         let (deliver, answer) = mpsc::sync_channel(1);
         let whole: Arc<AtomicBool> = Arc::default();
@@ -129,11 +131,12 @@ impl OnDemand {
                 let _ = deliver.send(body);
             }
         });
-        (OnDemand { ask, answer }, whole)
+        (OnDemand { engine, ask, answer }, whole)
     }
 
     /// Asks the client for the body and blocks until it is whole.
     pub fn fetch(self) -> Result<Spooled, SpoolError> {
+        self.engine.step_aside();
         let gone = || SpoolError::Client("the client has left".into());
         self.ask.send(()).map_err(|()| gone())?;
         self.answer.recv().map_err(|_| gone())?

@@ -1,7 +1,7 @@
 //! App threads: Python threads that take requests from the queue and run the site.
 //!
 //! Each is a `threading.Thread` for its whole life: attached once, so that `threading.local` and thread identity last; it detaches only to
-//! wait.
+//! wait, or to drive the runtime.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
 use crate::http::job::Job;
-use crate::http::queue::{QUICK, Queue, Sleeper, Wake};
+use crate::http::pace::QUICK;
+use crate::http::seat::Seat;
 use crate::http::service::Shared;
 use crate::metrics::scoreboard::INNER_BOUNDS;
 use crate::os;
@@ -57,62 +58,68 @@ pub fn start(
 }
 
 fn serve(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Shared) {
-    let queue = &shared.queue;
-    let sleeper = Sleeper::new();
-    let mut blocking = Blocking::new();
-    let mut woken = false;
+    let mut seat = Seat::new(shared.engine.clone());
+    let mut blocking = Blocking::default();
     loop {
-        if let Some(job) = queue.take(std::mem::take(&mut woken)) {
-            run(py, application, environs, shared, &mut blocking, job);
-            continue;
+        // Within a batch, one request begins when the last one ended.
+        let mut now = None;
+        while let Some(job) = seat.take() {
+            let started = now.unwrap_or_else(Instant::now);
+            let ended = run(py, application, environs, shared, started, job);
+            seat.ran(started, ended, ended.duration_since(started) >= QUICK && blocking.has_waited());
+            now = Some(ended);
         }
-        shared.completions.flush();
-        match py.detach(|| queue.wait(&sleeper)) {
-            Wake::Woken => {
-                woken = true;
-                blocking = Blocking::new();
-            }
-            Wake::Work => {}
-            Wake::Closed => return,
+        if !py.detach(|| seat.wait()) {
+            return;
         }
+        blocking.begin(seat.leads());
     }
 }
 
-/// Tells a thread that waited from one that only computed, or that the kernel let others go before: on a busy machine both take long.
-struct Blocking(i64);
-
-impl Blocking {
-    fn new() -> Self {
-        Blocking(os::voluntary_switches())
-    }
-
-    /// Since the last call, or the start.
-    fn has_waited(&mut self) -> bool {
-        let now = os::voluntary_switches();
-        std::mem::replace(&mut self.0, now) != now
-    }
-}
-
+/// Runs one request; when that was over.
 fn run(
     py: Python,
     application: &Bound<PyAny>,
     environs: &Environ,
     shared: &Shared,
-    blocking: &mut Blocking,
+    started: Instant,
     mut job: Box<Job>,
-) {
-    let queue: &Queue = &shared.queue;
-    let started = Instant::now();
+) -> Instant {
     if job.reply.is_abandoned() {
-        drop(job);
-        return queue.ran(false);
+        return started;
     }
     shared.slot.queue_wait.observe(&INNER_BOUNDS, job.reply.taken(started));
-    job.reply.deferred = queue.may_defer();
     if call(py, application, environs, job) {
         shared.slot.exceptions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
-    let took = started.elapsed();
-    shared.slot.app.observe(&INNER_BOUNDS, took);
-    queue.ran(took >= QUICK && blocking.has_waited());
+    let ended = Instant::now();
+    shared.slot.app.observe(&INNER_BOUNDS, ended.duration_since(started));
+    ended
+}
+
+/// Tells a thread that waited from one that only computed, or that the kernel let others go before: on a busy machine both take long.
+#[derive(Default)]
+struct Blocking {
+    /// How often the thread had waited when it was looked at last.
+    switches: Option<i64>,
+    /// For how many more batches to look at their beginning, which is a system call.
+    suspicion: u32,
+}
+
+/// After a request that took long, so many batches are looked at.
+const SUSPICION: u32 = 32;
+
+impl Blocking {
+    /// A batch of requests begins. A thread that leads has a great many of them: it is looked at only with suspicion.
+    fn begin(&mut self, leads: bool) {
+        self.switches = (!leads || self.suspicion > 0).then(os::voluntary_switches);
+        self.suspicion = self.suspicion.saturating_sub(1);
+    }
+
+    /// Since the last call, or the beginning of the batch; no, if nobody looked then.
+    fn has_waited(&mut self) -> bool {
+        self.suspicion = SUSPICION;
+        let now = os::voluntary_switches();
+        self.switches.replace(now).is_some_and(|before| before != now)
+    }
 }

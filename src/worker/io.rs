@@ -1,12 +1,10 @@
-//! The I/O thread of a worker: connections, the control socket, the drain.
+//! What a worker does besides requests: it accepts connections, listens to the control socket, drains.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc;
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc as async_mpsc, watch};
 use tokio::task::JoinSet;
@@ -14,19 +12,15 @@ use tokio::task::JoinSet;
 use crate::control::{AsyncChannel, FromWorker, Launch, ToWorker};
 use crate::exit::Code;
 use crate::http::accept::{Listener, Serving};
+use crate::http::engine::Engine;
 use crate::http::guard::Timeouts;
 use crate::http::service::Shared;
 use crate::metrics::State;
 use crate::os;
 
-/// For how many ticks without work the queue is still looked after: a sleep is cheaper than a wake-up for each request.
-const IDLE_TICKS: u32 = 10;
-
-/// Threads that write large request bodies to temporary files.
-const SPOOLERS: usize = 4;
-
 /// What the I/O thread starts with.
 pub struct Start {
+    pub engine: Arc<Engine>,
     pub control: OwnedFd,
     pub listeners: Vec<OwnedFd>,
     pub launch: Launch,
@@ -66,32 +60,19 @@ impl Io {
 
 impl Start {
     pub fn spawn(self) -> std::io::Result<Io> {
-        let serving: Arc<OnceLock<Arc<Shared>>> = Arc::default();
-        let idle = serving.clone();
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(SPOOLERS)
-            .on_thread_park(move || {
-                if let Some(shared) = idle.get() {
-                    shared.queue.call_threads();
-                }
-            })
-            .build()?;
+        let engine = self.engine.clone();
         let (orders, receiver) = async_mpsc::unbounded_channel();
-        let thread = std::thread::Builder::new().name("atrio-io".into()).spawn(move || {
-            if let Err(error) = runtime.block_on(self.run(receiver, &serving)) {
-                tracing::error!("the I/O thread failed: {error}");
+        engine.spawn(async move {
+            if let Err(error) = self.run(receiver).await {
+                tracing::error!("the control of this worker failed: {error}");
                 os::exit_now(Code::Os as i32);
             }
-        })?;
+        });
+        let thread = std::thread::Builder::new().name("atrio-io".into()).spawn(move || engine.run())?;
         Ok(Io { orders, thread })
     }
 
-    async fn run(
-        mut self,
-        mut orders: async_mpsc::UnboundedReceiver<Order>,
-        serving: &OnceLock<Arc<Shared>>,
-    ) -> std::io::Result<()> {
+    async fn run(mut self, mut orders: async_mpsc::UnboundedReceiver<Order>) -> std::io::Result<()> {
         let control = AsyncChannel::new(self.control.try_clone()?)?;
         // Signals for the supervisor that reach all processes, as systemd sends them, do not end a worker: it waits for the
         // supervisor's word.
@@ -101,6 +82,7 @@ impl Start {
         let (backlog_sender, backlog) = watch::channel(false);
         let mut alive = Some(alive);
         let mut accepting = JoinSet::new();
+        let mut serving: Option<Arc<Shared>> = None;
         loop {
             let drain = tokio::select! {
                 Some(order) = orders.recv() => {
@@ -116,7 +98,7 @@ impl Start {
                             self.start(&shared, alive, &backlog, &mut accepting)?;
                             shared.slot.set_state(State::Ready);
                             control.send(&FromWorker::Ready, &[])?;
-                            let _ = serving.set(shared);
+                            serving = Some(shared);
                         }
                     }
                     None
@@ -138,9 +120,7 @@ impl Start {
                     None
                 }
                 _ = ended.recv(), if alive.is_none() => {
-                    if let Some(shared) = serving.get() {
-                        shared.queue.close();
-                    }
+                    self.engine.close();
                     let _ = self.finished.send(());
                     // What is left is Python's farewell; this thread still watches the control socket.
                     while let Ok(Some(ToWorker::Drain { .. })) = control.receive().await {}
@@ -148,7 +128,7 @@ impl Start {
                 }
             };
             if let Some(backlog) = drain {
-                let Some(shared) = serving.get() else { os::exit_now(0) };
+                let Some(shared) = &serving else { os::exit_now(0) };
                 shared.slot.set_state(State::Draining);
                 backlog_sender.send_replace(backlog);
                 self.drain.send_replace(true);
@@ -182,24 +162,8 @@ impl Start {
             let listener = Listener::new(fd, bound)?;
             accepting.spawn(listener.run(serving.clone(), self.drain.subscribe(), backlog.clone()));
         }
-        let completions = shared.completions.clone();
-        tokio::spawn(async move { completions.run().await });
-        tokio::spawn(look_after(shared.clone(), settings.queue_timeout));
+        let (engine, patience) = (self.engine.clone(), settings.queue_timeout);
+        tokio::spawn(async move { engine.look_after(patience).await });
         Ok(())
-    }
-}
-
-/// Calls [`crate::http::queue::Queue::tick`] while there is work.
-async fn look_after(shared: Arc<Shared>, patience: Duration) {
-    let mut idle = 0;
-    loop {
-        let pause = shared.queue.tick(patience);
-        shared.completions.deliver();
-        idle = if pause.is_some() { 0 } else { idle + 1 };
-        if idle > IDLE_TICKS {
-            shared.busy.notified().await;
-            idle = 0;
-        }
-        tokio::time::sleep(pause.unwrap_or(Duration::from_millis(1))).await;
     }
 }

@@ -1,7 +1,7 @@
 //! A worker: forked from the zygote, it serves one site until it is told to drain.
 //!
-//! Three kinds of threads: this one, Python's main thread, imports if need be and then only keeps Python's heartbeat; the I/O
-//! thread runs tokio and never needs the GIL; app threads run the site.
+//! Three kinds of threads: this one, Python's main thread, imports if need be and then only keeps Python's heartbeat; app threads run the
+//! site, and tokio while its requests are quick; the I/O thread, which never needs the GIL, runs tokio otherwise.
 
 mod io;
 
@@ -11,13 +11,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::config::{self, LogFormat, Settings};
 use crate::control::{FromWorker, Launch};
 use crate::exit::Code;
 use crate::http::access_log::{self, AccessLog};
-use crate::http::queue::Queue;
+use crate::http::engine::Engine;
 use crate::http::service::Shared;
 use crate::http::spool::OnDemandLimit;
 use crate::metrics::Slot;
@@ -65,7 +65,12 @@ pub fn run(birth: Birth) -> ! {
     if let Err(error) = crate::control::tell(&control, &FromWorker::Started { pid }) {
         fail(&format!("the supervisor cannot be told: {error}"));
     }
-    let io = io::Start { control, listeners, launch: launch.clone(), drain: drain_sender, finished };
+    let engine = match Engine::new(launch.settings.queue, slot) {
+        Ok(engine) => engine,
+        Err(error) => fail(&format!("cannot start the engine: {error}")),
+    };
+    let io =
+        io::Start { engine: engine.clone(), control, listeners, launch: launch.clone(), drain: drain_sender, finished };
     let io = match io.spawn() {
         Ok(io) => io,
         Err(error) => fail(&format!("cannot start the I/O thread: {error}")),
@@ -78,7 +83,7 @@ pub fn run(birth: Birth) -> ! {
             io.join();
         }
     };
-    let shared = match share(&launch, slot, drain) {
+    let shared = match share(&launch, slot, engine, drain) {
         Ok(shared) => Arc::new(shared),
         Err(error) => fail(&format!("cannot start the access log: {error}")),
     };
@@ -101,20 +106,23 @@ pub fn run(birth: Birth) -> ! {
     os::exit_now(0)
 }
 
-fn share(launch: &Launch, slot: &'static Slot, drain: watch::Receiver<bool>) -> std::io::Result<Shared> {
+fn share(
+    launch: &Launch,
+    slot: &'static Slot,
+    engine: Arc<Engine>,
+    drain: watch::Receiver<bool>,
+) -> std::io::Result<Shared> {
     let settings = &launch.settings;
     Ok(Shared {
         site: launch.site.name.clone(),
         slot,
-        queue: Queue::new(settings.queue, slot),
-        completions: Arc::default(),
+        engine,
         access_log: access_format(settings).map(AccessLog::start).transpose()?,
         max_body: settings.max_body,
         on_demand: OnDemandLimit::new(),
         // Half of the app threads stay free of slow clients.
         max_on_demand: settings.threads.div_ceil(2),
         drain,
-        busy: Notify::new(),
     })
 }
 

@@ -1,44 +1,46 @@
 //! One call of the application: environ in, blocks out, `close()` always.
 
+use http::Method;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::http::job::Job;
 
 use super::environ::Environ;
-use super::input::Input;
 use super::log_stream::{self, traceback};
 use super::start_response::{More, StartResponse, own_item};
 
 /// Runs `application` on `job`, whatever comes of it; whether an exception escaped.
 pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box<Job>) -> bool {
-    let (id, method, uri) = (job.id.clone(), job.parts.method.clone(), job.parts.uri.clone());
+    let environ = environs.build(py, &job);
+    let Job { parts, id, body, reply, .. } = *job;
     let _current = log_stream::current_request(&id);
-    let result = environs.build(py, &job).and_then(|environ| {
-        let input = Bound::new(py, Input::new(job.body))?;
-        environ.set_item(intern!(py, "wsgi.input"), input)?;
-        let response = Bound::new(py, StartResponse::new(job.reply, method == http::Method::HEAD))?;
-        let result = respond(application, &environ, &response);
-        if result.is_err() && response.get().is_abandoned() {
-            tracing::debug!(request_id = &*id, "the client has left");
-        } else if let Err(error) = &result {
-            // SystemExit, KeyboardInterrupt and MemoryError too: a request never ends the server.
-            tracing::error!(request_id = &*id, "{method} {} failed\n{}", uri.path(), traceback(py, error).trim_end());
-            response.get().fail();
-        }
-        Ok(result)
+    let prepared = environ.and_then(|environ| {
+        environ.set_item(intern!(py, "wsgi.input"), environs.input(py, body)?)?;
+        Ok((environ, Bound::new(py, StartResponse::new(reply, parts.method == Method::HEAD))?))
     });
-    match result {
-        Ok(result) => result.is_err(),
+    let (environ, response) = match prepared {
+        Ok(prepared) => prepared,
         Err(error) => {
-            tracing::error!(request_id = &*id, "no environ could be made\n{}", traceback(py, &error).trim_end());
-            true
+            let text = traceback(py, &error);
+            tracing::error!(request_id = id.as_str(), "no environ could be made\n{}", text.trim_end());
+            return true;
         }
+    };
+    let Err(error) = respond(application, &environ, &response) else { return false };
+    if response.get().is_abandoned() {
+        tracing::debug!(request_id = id.as_str(), "the client has left");
+    } else {
+        // SystemExit, KeyboardInterrupt and MemoryError too: a request never ends the server.
+        let (method, path, text) = (&parts.method, parts.uri.path(), traceback(py, &error));
+        tracing::error!(request_id = id.as_str(), "{method} {path} failed\n{}", text.trim_end());
+        response.get().fail();
     }
+    true
 }
 
-fn respond(application: &Bound<PyAny>, environ: &Bound<PyAny>, response: &Bound<StartResponse>) -> PyResult<()> {
+fn respond(application: &Bound<PyAny>, environ: &Bound<PyDict>, response: &Bound<StartResponse>) -> PyResult<()> {
     let py = application.py();
     let body = application.call1((environ, response))?;
     let list = body.is_exact_instance_of::<PyList>() || body.is_exact_instance_of::<PyTuple>();

@@ -3,22 +3,54 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
-use http::{HeaderName, Version, header};
+use bytes::Bytes;
+use fnv::FnvBuildHasher;
+use http::{HeaderName, Method, Version, header};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::http::connection::Connection;
 use crate::http::job::{Job, RequestBody};
-use crate::http::service::X_REQUEST_ID;
+use crate::http::request_id::X_REQUEST_ID;
+use crate::http::spool::Spooled;
+use crate::python::interpreter::latin1;
+
+use super::input::Input;
 
 /// How many header names are remembered as `HTTP_*` keys; clients can make up any number of them.
 const KNOWN_NAMES: usize = 256;
 
-/// What is the same in every environ of a worker, and a memory of header names. One for each app thread.
+/// What environs have in common. One for each app thread.
 pub struct Environ {
+    /// All that is the same in every environ of a worker, and the keys of what never lacks: a copy of it has room for the headers of a
+    /// request, and does not grow.
     template: Py<PyDict>,
-    names: RefCell<HashMap<HeaderName, Py<PyString>>>,
+    /// `HTTP_*` keys.
+    names: RefCell<HashMap<HeaderName, Py<PyString>, FnvBuildHasher>>,
+    server_name: Memo,
+    server_port: Memo,
+    remote_addr: Memo,
+    /// `wsgi.input` of a request without a body: there is nothing in it to share.
+    no_input: Py<Input>,
+}
+
+/// The Python string of a text that is mostly the same as the last time.
+#[derive(Default)]
+struct Memo(RefCell<Option<(String, Py<PyString>)>>);
+
+impl Memo {
+    fn get<'py>(&self, py: Python<'py>, text: &str) -> Bound<'py, PyString> {
+        let mut last = self.0.borrow_mut();
+        match &*last {
+            Some((known, string)) if known == text => string.bind(py).clone(),
+            _ => {
+                let string = PyString::new(py, text);
+                *last = Some((text.to_owned(), string.clone().unbind()));
+                string
+            }
+        }
+    }
 }
 
 /// What a worker tells its site in every environ.
@@ -51,22 +83,63 @@ impl Environ {
         // The body is whole, or read until its end: a reader needs no Content-Length to know where it stops.
         template.set_item("wsgi.input_terminated", true)?;
         template.set_item("wsgi.file_wrapper", file_wrapper)?;
-        Ok(Environ { template: template.unbind(), names: RefCell::default() })
+        for key in [
+            intern!(py, "wsgi.input"),
+            intern!(py, "REQUEST_METHOD"),
+            intern!(py, "PATH_INFO"),
+            intern!(py, "QUERY_STRING"),
+            intern!(py, "REQUEST_URI"),
+            intern!(py, "RAW_URI"),
+            intern!(py, "SERVER_PROTOCOL"),
+            intern!(py, "SERVER_NAME"),
+            intern!(py, "SERVER_PORT"),
+            intern!(py, "REMOTE_ADDR"),
+            intern!(py, "REMOTE_PORT"),
+            intern!(py, "HTTP_X_REQUEST_ID"),
+        ] {
+            template.set_item(key, py.None())?;
+        }
+        Ok(Environ {
+            template: template.unbind(),
+            names: RefCell::default(),
+            server_name: Memo::default(),
+            server_port: Memo::default(),
+            remote_addr: Memo::default(),
+            no_input: Py::new(py, Input::new(RequestBody::Whole(Spooled::Memory(Bytes::new()))))?,
+        })
     }
 
-    /// The environ of `job`, without `wsgi.input`.
+    /// The `wsgi.input` for `body`.
+    pub fn input(&self, py: Python, body: RequestBody) -> PyResult<Py<Input>> {
+        match body {
+            RequestBody::Whole(Spooled::Memory(bytes)) if bytes.is_empty() => Ok(self.no_input.clone_ref(py)),
+            body => Py::new(py, Input::new(body)),
+        }
+    }
+
+    /// The environ of `job`, but for `wsgi.input`.
     pub fn build<'py>(&self, py: Python<'py>, job: &Job) -> PyResult<Bound<'py, PyDict>> {
         let environ = self.template.bind(py).copy()?;
         let parts = &job.parts;
-        environ.set_item(intern!(py, "REQUEST_METHOD"), PyString::new(py, parts.method.as_str()))?;
+        let method = match &parts.method {
+            &Method::GET => intern!(py, "GET").clone(),
+            &Method::POST => intern!(py, "POST").clone(),
+            other => latin1(py, other.as_str().as_bytes()),
+        };
+        environ.set_item(intern!(py, "REQUEST_METHOD"), method)?;
+        let raw = parts.uri.path_and_query().map_or("*", |target| target.as_str()).as_bytes();
+        let uri = latin1(py, raw);
         // `OPTIONS *` asks about the server, not about a path (RFC 9112 section 3.2.4).
         let path = Some(job.target.path(&parts.uri)).filter(|path| *path != b"*").unwrap_or_default();
-        environ.set_item(intern!(py, "PATH_INFO"), latin1(py, path))?;
-        environ.set_item(intern!(py, "QUERY_STRING"), latin1(py, parts.uri.query().unwrap_or("").as_bytes()))?;
-        let raw = parts.uri.path_and_query().map_or("*", |target| target.as_str());
-        let raw = latin1(py, raw.as_bytes());
-        environ.set_item(intern!(py, "REQUEST_URI"), &raw)?;
-        environ.set_item(intern!(py, "RAW_URI"), raw)?;
+        let path = if path == raw { uri.clone() } else { latin1(py, path) };
+        let query = match parts.uri.query() {
+            None | Some("") => intern!(py, "").clone(),
+            Some(query) => latin1(py, query.as_bytes()),
+        };
+        environ.set_item(intern!(py, "PATH_INFO"), path)?;
+        environ.set_item(intern!(py, "QUERY_STRING"), query)?;
+        environ.set_item(intern!(py, "REQUEST_URI"), &uri)?;
+        environ.set_item(intern!(py, "RAW_URI"), uri)?;
         let protocol = match parts.version {
             Version::HTTP_10 => intern!(py, "HTTP/1.0"),
             _ => intern!(py, "HTTP/1.1"),
@@ -78,10 +151,11 @@ impl Environ {
     }
 
     fn addresses(&self, py: Python, environ: &Bound<PyDict>, connection: &Connection) -> PyResult<()> {
-        environ.set_item(intern!(py, "SERVER_NAME"), &connection.server.address)?;
-        environ.set_item(intern!(py, "SERVER_PORT"), &connection.server.port)?;
-        environ.set_item(intern!(py, "REMOTE_ADDR"), &connection.remote.address)?;
-        environ.set_item(intern!(py, "REMOTE_PORT"), &connection.remote.port)
+        let Connection { server, remote, .. } = connection;
+        environ.set_item(intern!(py, "SERVER_NAME"), self.server_name.get(py, &server.address))?;
+        environ.set_item(intern!(py, "SERVER_PORT"), self.server_port.get(py, &server.port))?;
+        environ.set_item(intern!(py, "REMOTE_ADDR"), self.remote_addr.get(py, &remote.address))?;
+        environ.set_item(intern!(py, "REMOTE_PORT"), latin1(py, remote.port.as_bytes()))
     }
 
     fn headers(&self, py: Python, environ: &Bound<PyDict>, job: &Job) -> PyResult<()> {
@@ -114,7 +188,7 @@ impl Environ {
         if let Some(host) = job.target.authority(&job.parts) {
             environ.set_item(intern!(py, "HTTP_HOST"), host)?;
         }
-        environ.set_item(intern!(py, "HTTP_X_REQUEST_ID"), &*job.id)?;
+        environ.set_item(intern!(py, "HTTP_X_REQUEST_ID"), latin1(py, job.id.as_header().as_bytes()))?;
         let announced = headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
         match &job.body {
             // A chunked body has been read to its end: its length is known, and no coding is left.
@@ -140,13 +214,5 @@ impl Environ {
             names.insert(name.clone(), key.clone().unbind());
         }
         key
-    }
-}
-
-/// A native string: every byte is the code point of the same number (PEP 3333, "Unicode Issues").
-pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if text.is_ascii() => PyString::new(py, text),
-        _ => PyString::new(py, &bytes.iter().map(|byte| char::from(*byte)).collect::<String>()),
     }
 }

@@ -1,17 +1,18 @@
 //! What a site prints, on `sys.stdout`, `sys.stderr` or `wsgi.errors`, becomes records of the log.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use crate::http::request_id::RequestId;
+
 /// Text without an end of line is logged at this size, so that it does not gather without bound.
 const LIMIT: usize = 64 * 1024;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<RequestId>> = const { RefCell::new(None) };
     /// What this thread has written since its last end of line, by stream.
     static PENDING: RefCell<Vec<(&'static str, String)>> = const { RefCell::new(Vec::new()) };
 }
@@ -20,7 +21,7 @@ thread_local! {
 pub struct Current;
 
 /// Attributes what this thread prints from now on to the request `id`.
-pub fn current_request(id: &Arc<str>) -> Current {
+pub fn current_request(id: &RequestId) -> Current {
     CURRENT.with(|current| current.replace(Some(id.clone())));
     Current
 }
@@ -45,7 +46,7 @@ fn log(stream: &str, text: &str) {
         return;
     }
     CURRENT.with_borrow(|id| match id {
-        Some(id) => tracing::info!(target: "site", stream, request_id = &**id, "{text}"),
+        Some(id) => tracing::info!(target: "site", stream, request_id = id.as_str(), "{text}"),
         None => tracing::info!(target: "site", stream, "{text}"),
     });
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pyo3::exceptions::{PyAssertionError, PyConnectionError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyString};
 
 use crate::http::job::{self, Reply};
 use crate::http::stream::{End, Sender, Sent};
@@ -29,6 +29,21 @@ enum Phase {
     Over,
     /// The client has left.
     Gone,
+}
+
+/// A body that is all there.
+enum Blocks {
+    One(Bytes),
+    Many(VecDeque<Bytes>),
+}
+
+impl Blocks {
+    fn len(&self) -> u64 {
+        match self {
+            Blocks::One(block) => block.len() as u64,
+            Blocks::Many(blocks) => blocks.iter().map(|block| block.len() as u64).sum(),
+        }
+    }
 }
 
 /// Whether the application should be asked for more.
@@ -117,10 +132,16 @@ impl StartResponse {
     ///
     /// False, and nothing done, when they have to take the way of a stream: headers are not declared or already sent, or
     /// the blocks are not as long as the site's Content-Length says.
-    pub fn all(&self, items: impl ExactSizeIterator<Item = PyResult<Bytes>>) -> PyResult<bool> {
-        let blocks: VecDeque<Bytes> =
-            items.filter(|item| !item.as_ref().is_ok_and(Bytes::is_empty)).collect::<PyResult<_>>()?;
-        let total: u64 = blocks.iter().map(|block| block.len() as u64).sum();
+    pub fn all(&self, mut items: impl ExactSizeIterator<Item = PyResult<Bytes>>) -> PyResult<bool> {
+        let blocks = match items.len() {
+            0 => Blocks::One(Bytes::new()),
+            1 => Blocks::One(items.next().transpose()?.unwrap_or_default()),
+            _ => {
+                let items = items.filter(|item| !item.as_ref().is_ok_and(Bytes::is_empty));
+                Blocks::Many(items.collect::<PyResult<_>>()?)
+            }
+        };
+        let total = blocks.len();
         let mut phase = self.lock();
         let (reply, mut declared) = match std::mem::replace(&mut *phase, Phase::Over) {
             Phase::Declared(reply, declared)
@@ -141,10 +162,9 @@ impl StartResponse {
             reply.whole(declared.head, Bytes::new());
             return Ok(true);
         }
-        match blocks.len() {
-            0 => reply.whole(declared.head, Bytes::new()),
-            1 => reply.whole(declared.head, blocks.into_iter().next().unwrap_or_default()),
-            _ => reply.blocks(declared.head, blocks),
+        match blocks {
+            Blocks::One(block) => reply.whole(declared.head, block),
+            Blocks::Many(blocks) => reply.blocks(declared.head, blocks),
         }
         Ok(true)
     }
@@ -214,16 +234,9 @@ pub fn own_item(item: &Bound<PyAny>) -> PyResult<Bytes> {
     bytes(item).map(own)
 }
 
-#[pymethods]
 impl StartResponse {
-    #[pyo3(signature = (status, headers, exc_info=None, /))]
-    fn __call__(
-        this: Bound<Self>,
-        status: &Bound<PyAny>,
-        headers: &Bound<PyAny>,
-        exc_info: Option<&Bound<PyAny>>,
-    ) -> PyResult<Py<Write>> {
-        let is_sent = matches!(*this.get().lock(), Phase::Streaming { .. } | Phase::Over | Phase::Gone);
+    fn start(&self, status: &Bound<PyAny>, headers: &Bound<PyAny>, exc_info: Option<&Bound<PyAny>>) -> PyResult<()> {
+        let is_sent = matches!(*self.lock(), Phase::Streaming { .. } | Phase::Over | Phase::Gone);
         if let Some(exc_info) = exc_info
             && is_sent
         {
@@ -231,7 +244,7 @@ impl StartResponse {
         }
         // Before the lock: it may run the site's code, to show what is wrong.
         let declared = response::declare(status, headers)?;
-        let mut phase = this.get().lock();
+        let mut phase = self.lock();
         match &*phase {
             Phase::Fresh(_) => {}
             Phase::Declared(..) if exc_info.is_some() => {}
@@ -240,25 +253,39 @@ impl StartResponse {
         if let Phase::Fresh(reply) | Phase::Declared(reply, _) = std::mem::replace(&mut *phase, Phase::Over) {
             *phase = Phase::Declared(reply, declared);
         }
-        drop(phase);
-        Py::new(this.py(), Write(this.unbind()))
+        Ok(())
     }
-}
 
-/// The `write` that `start_response` returns.
-#[pyclass(frozen, module = "atrio")]
-struct Write(Py<StartResponse>);
-
-#[pymethods]
-impl Write {
-    #[pyo3(signature = (data, /))]
-    fn __call__(&self, data: &Bound<PyAny>) -> PyResult<()> {
-        let response = self.0.get();
-        response.block(data)?;
-        if response.is_abandoned() {
+    fn write(&self, data: &Bound<PyAny>) -> PyResult<()> {
+        self.block(data)?;
+        if self.is_abandoned() {
             // Nothing else ends a site that writes in a loop.
             return Err(PyConnectionError::new_err("the client has left"));
         }
         Ok(())
+    }
+}
+
+#[pymethods]
+impl StartResponse {
+    /// `start_response(status, headers, exc_info=None)` returns this same object, which with one argument is `write(data)`: few sites
+    /// ever call that, and another object a request would be made for nothing.
+    #[pyo3(signature = (status_or_data, headers=None, exc_info=None, /))]
+    fn __call__<'py>(
+        this: Bound<'py, Self>,
+        status_or_data: &Bound<PyAny>,
+        headers: Option<&Bound<PyAny>>,
+        exc_info: Option<&Bound<PyAny>>,
+    ) -> PyResult<Option<Bound<'py, Self>>> {
+        match headers {
+            Some(headers) => {
+                this.get().start(status_or_data, headers, exc_info)?;
+                Ok(Some(this))
+            }
+            None if status_or_data.is_instance_of::<PyString>() => {
+                Err(PyTypeError::new_err("start_response takes a status and headers; write takes bytes, not str"))
+            }
+            None => this.get().write(status_or_data).map(|()| None),
+        }
     }
 }

@@ -1,0 +1,63 @@
+//! `X-Request-ID`: follows a request through the logs, to the site, and back to the client.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// An id longer than this is not taken over.
+const MAX_LENGTH: usize = 128;
+
+/// Visible ASCII without quotes and backslashes: it needs no escaping anywhere.
+#[derive(Clone, Debug)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// A new one: 128 random bits, in hexadecimal digits.
+    pub fn random() -> Self {
+        let bits = fastrand::u128(..).to_le_bytes();
+        let mut text = [0; 32];
+        for (digits, byte) in text.chunks_exact_mut(2).zip(bits) {
+            digits[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+            digits[1] = b"0123456789abcdef"[usize::from(byte & 15)];
+        }
+        let header = HeaderValue::from_maybe_shared(Bytes::from_owner(text));
+        RequestId(header.unwrap_or(HeaderValue::from_static("-")))
+    }
+
+    /// The one that a trusted proxy gave, if it is plain and not too long.
+    pub fn take_over(given: &HeaderValue) -> Option<Self> {
+        let is_plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b'"' && *byte != b'\\';
+        let fits = (1..=MAX_LENGTH).contains(&given.len()) && given.as_bytes().iter().all(is_plain);
+        fits.then(|| RequestId(given.clone()))
+    }
+
+    pub fn as_header(&self) -> &HeaderValue {
+        &self.0
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or("-")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_taken_over_when_they_need_no_escaping() {
+        let taken = |text: &str| RequestId::take_over(&HeaderValue::from_bytes(text.as_bytes()).unwrap()).is_some();
+        assert!(taken("a-1_2.3:4/5"));
+        assert!(taken(&"a".repeat(MAX_LENGTH)));
+        for text in ["", "a b", "a\"", "a\\", "\u{e4}", &"a".repeat(MAX_LENGTH + 1)] {
+            assert!(!taken(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn new_ids_differ_and_have_32_digits() {
+        let (one, other) = (RequestId::random(), RequestId::random());
+        assert_ne!(one.as_str(), other.as_str());
+        assert!(one.as_str().len() == 32 && one.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+}
