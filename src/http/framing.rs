@@ -141,7 +141,7 @@ impl Framing {
             (Chunk::Space { size }, b';') => (Chunk::Extension { size }, self.extra(1)?),
             (Chunk::Size { digits: 1.., size }, b';') => (Chunk::Extension { size }, self.extra(1)?),
             (Chunk::Extension { size }, b'\r') => (Chunk::SizeLf { size }, 1),
-            (Chunk::Extension { size }, b) if is_text(b) => (Chunk::Extension { size }, self.extra(1)?),
+            (Chunk::Extension { size }, b) if head::is_value(b) => (Chunk::Extension { size }, self.extra(1)?),
             (Chunk::SizeLf { size: 0 }, b'\n') => (Chunk::Trailer, 1),
             (Chunk::SizeLf { size }, b'\n') => (Chunk::Data { left: size }, 1),
             (Chunk::Data { left }, _) => {
@@ -154,7 +154,7 @@ impl Framing {
             (Chunk::Trailer, b'\r') => (Chunk::EndLf, 1),
             (Chunk::Trailer, b) if head::is_token(b) => (Chunk::TrailerLine, self.extra(1)?),
             (Chunk::TrailerLine, b'\r') => (Chunk::TrailerLf, 1),
-            (Chunk::TrailerLine, b) if is_text(b) => (Chunk::TrailerLine, self.extra(1)?),
+            (Chunk::TrailerLine, b) if head::is_value(b) => (Chunk::TrailerLine, self.extra(1)?),
             (Chunk::TrailerLf, b'\n') => (Chunk::Trailer, 1),
             (Chunk::EndLf, b'\n') => {
                 self.place = Place::Head;
@@ -174,10 +174,6 @@ impl Framing {
         }
         Ok(count)
     }
-}
-
-fn is_text(byte: u8) -> bool {
-    byte >= b' ' && byte != 0x7f || byte == b'\t'
 }
 
 #[cfg(test)]

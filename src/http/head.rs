@@ -124,7 +124,7 @@ fn request_line(line: &[u8]) -> Result<bool, Rejection> {
     let (Some(method), Some(target), Some(version)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(bad("the request line is not: method, target, version"));
     };
-    if method.is_empty() || !method.iter().all(|b| is_token(*b)) {
+    if method.is_empty() || !all(method, Class::Token) {
         return Err(bad("the method is not a token"));
     }
     let http11 = match version {
@@ -145,8 +145,7 @@ fn request_line(line: &[u8]) -> Result<bool, Rejection> {
 
 /// RFC 9112 section 3.2: origin-form, absolute-form, and `*` for OPTIONS.
 fn target(method: &[u8], target: &[u8]) -> Result<(), Rejection> {
-    // What RFC 3986 has in no part of a URI; `{}|\\^` are none either, but are sent by browsers.
-    if target.iter().any(|b| *b <= b' ' || *b == 0x7f || b"#<>\"`".contains(b)) {
+    if !all(target, Class::Target) {
         return Err(bad("the target has a character that must be percent-encoded"));
     }
     let path = target.split(|b| *b == b'?').next().unwrap_or_default();
@@ -174,11 +173,11 @@ fn target(method: &[u8], target: &[u8]) -> Result<(), Rejection> {
 pub fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Rejection> {
     let colon = memchr::memchr(b':', line).ok_or(bad("a header line has no colon"))?;
     let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-    if name.is_empty() || !name.iter().all(|b| is_token(*b)) {
+    if name.is_empty() || !all(name, Class::Token) {
         return Err(bad("a header name is not a token"));
     }
-    // RFC 9110 section 5.5: visible characters, SP, HTAB and obs-text. `trim_ascii` also trims FF, which is none of them.
-    if line[colon + 1..].iter().any(|b| (*b < b' ' && *b != b'\t') || *b == 0x7f) {
+    // Untrimmed: `trim_ascii` trims FF too, which no value may have.
+    if !all(&line[colon + 1..], Class::Value) {
         return Err(bad("a header value has a control character"));
     }
     Ok((name, value))
@@ -196,10 +195,8 @@ fn host(value: &[u8]) -> Result<(), Rejection> {
     } else {
         value.split_at(memchr::memchr(b':', value).unwrap_or(value.len()))
     };
-    // RFC 3986 section 3.2.2: unreserved, sub-delims, and percent-encoded bytes; then a port.
-    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(b);
     let port = if port.is_empty() { port } else { port.strip_prefix(b":").unwrap_or(b"-") };
-    if name.iter().all(allowed) && port.iter().all(u8::is_ascii_digit) && port.len() <= 5 { Ok(()) } else { wrong }
+    if all(name, Class::Host) && port.iter().all(u8::is_ascii_digit) && port.len() <= 5 { Ok(()) } else { wrong }
 }
 
 fn decimal(value: &[u8]) -> Result<u64, Rejection> {
@@ -224,13 +221,67 @@ fn transfer_encoding(value: &[u8]) -> Result<BodyFraming, Rejection> {
     Err(bad("Transfer-Encoding is not chunked"))
 }
 
-/// RFC 9110 section 5.6.2.
-pub const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        )
+/// What a byte may be part of.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Class {
+    /// RFC 9110 section 5.6.2.
+    Token = 1,
+    /// Not what RFC 3986 has in no part of a URI; `{}|\\^` are in none either, but are sent by browsers.
+    Target = 2,
+    /// RFC 9110 section 5.5: visible characters, SP, HTAB and obs-text.
+    Value = 4,
+    /// RFC 3986 section 3.2.2: unreserved, sub-delims, and percent-encoded bytes.
+    Host = 8,
+}
+
+/// The classes of each byte: looked up, since heads have many bytes.
+const CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let byte = i as u8;
+        let alphanumeric = byte.is_ascii_alphanumeric();
+        let control = byte < b' ' || byte == 0x7f;
+        if alphanumeric || contains(b"!#$%&'*+-.^_`|~", byte) {
+            classes[i] |= Class::Token as u8;
+        }
+        if !control && !contains(b" #<>\"`", byte) {
+            classes[i] |= Class::Target as u8;
+        }
+        if !control || byte == b'\t' {
+            classes[i] |= Class::Value as u8;
+        }
+        if alphanumeric || contains(b"-._~!$&'()*+;=%", byte) {
+            classes[i] |= Class::Host as u8;
+        }
+        i += 1;
+    }
+    classes
+};
+
+const fn contains(bytes: &[u8], byte: u8) -> bool {
+    let mut i = 0;
+    while i < bytes.len() {
+        if bytes[i] == byte {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+fn all(bytes: &[u8], class: Class) -> bool {
+    bytes.iter().all(|byte| CLASSES[usize::from(*byte)] & class as u8 != 0)
+}
+
+pub fn is_token(byte: u8) -> bool {
+    all(&[byte], Class::Token)
+}
+
+/// Whether a byte may be part of a header's value.
+pub fn is_value(byte: u8) -> bool {
+    all(&[byte], Class::Value)
 }
 
 #[cfg(test)]
