@@ -61,6 +61,20 @@ pub static GROUPS: &[Group] = &[
             setting("python_path", Paths, "", "folders to import from, as python-path=").or(""),
             setting("venv", Path, "", "virtual environment, as python-home=; a `.venv` beside the script is found")
                 .or(""),
+            setting(
+                "requirements",
+                Path,
+                "auto",
+                "packages to install at start; `auto`: `requirements.txt` beside the script, unless a `.venv` or `site-packages` is there; `off`",
+            )
+            .or("off"),
+            setting(
+                "cache",
+                Path,
+                "auto",
+                "folder for what is installed; `auto`: `/var/cache/atrio`, else `~/.cache/atrio`, else one in `TMPDIR`",
+            )
+            .or("auto"),
             setting("env", Named, "", "placed in the WSGI `environ` as NAME, as SetEnv"),
         ],
     },

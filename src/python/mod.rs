@@ -1,5 +1,9 @@
-//! The embedded CPython: its start, the site's application, and the threads that run it.
+//! The embedded CPython: its start, a site's packages, the site's application, and the threads that run it.
 
 pub mod app_threads;
+mod cache;
 pub mod interpreter;
+mod pip;
+mod pip_errors;
+pub mod requirements;
 pub mod site;

@@ -158,6 +158,10 @@ impl Supervisor {
     fn heard(&mut self, report: Report) -> Option<Event> {
         match report {
             Report::Worker(slot, number, _) if !self.children.is_present(slot, number) => None,
+            Report::Zygote(_, Some(FromZygote::Installing)) => {
+                notify::installing(&format!("installing the packages of {}", self.site.name));
+                None
+            }
             Report::Zygote(generation, Some(FromZygote::Ready)) => Some(Event::ZygoteReady(generation)),
             Report::Zygote(generation, Some(FromZygote::Unforkable(why))) => Some(Event::Unforkable(generation, why)),
             Report::Zygote(generation, Some(FromZygote::ImportFailed(e))) => Some(Event::ImportFailed(generation, e)),
