@@ -1,5 +1,6 @@
 //! The embedded CPython: its start, a site's packages, the site's application, and the threads that run it.
 
+mod abi;
 pub mod app_threads;
 mod cache;
 pub mod interpreter;

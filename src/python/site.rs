@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::config::Settings;
 use crate::control::{ImportError, Site};
 use crate::exit::{Code, one_line};
-use crate::python::interpreter;
+use crate::python::{abi, interpreter};
 use crate::wsgi::log_stream::{self, LogStream, traceback};
 
 /// The version that this binary embeds, as `3.13`.
@@ -153,6 +153,9 @@ fn execute<'py>(py: Python<'py>, script: &Path) -> PyResult<Bound<'py, PyAny>> {
 /// One sentence on a failed import, with what to do.
 fn explain(py: Python, error: &PyErr, script: &Path, site: &Site) -> String {
     let shown = script.display();
+    if let Some(reason) = abi::explain(py, error) {
+        return format!("{shown} cannot be imported: {reason}");
+    }
     let missing = error.is_instance_of::<PyImportError>(py).then(|| error.value(py).getattr("name").ok()).flatten();
     if let Some(name) = missing.and_then(|name| name.extract::<String>().ok()) {
         let folder = site.folder.join("site-packages");

@@ -23,7 +23,7 @@ def build_wheel(folder, settings=None, metadata=None):
 
 
 def wheel(folder, name, value, version="1.0", tag="py3-none-any", files=()):
-    """A wheel of a package `name` with `VALUE = value`, and more files {path: text}."""
+    """A wheel of a package `name` with `VALUE = value`, and more files {path: content}."""
     folder.mkdir(parents=True, exist_ok=True)
     info = f"{name}-{version}.dist-info"
     content = {f"{name}/__init__.py": f"VALUE = {value!r}\n"} | dict(files)
@@ -31,8 +31,9 @@ def wheel(folder, name, value, version="1.0", tag="py3-none-any", files=()):
     content[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n"
     record = ""
     for path, text in content.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
-        record += f"{path},sha256={digest},{len(text.encode())}\n"
+        data = text if isinstance(text, bytes) else text.encode()
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        record += f"{path},sha256={digest},{len(data)}\n"
     content[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n"
     path = folder / f"{name}-{version}-{tag}.whl"
     with zipfile.ZipFile(path, "w") as archive:
