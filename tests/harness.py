@@ -93,7 +93,7 @@ class Atrio:
             self.listen = value.split(",")
             ports = [a.rpartition(":")[2] for a in self.listen if not a.startswith("unix:")]
             self.port = int(ports[0]) if ports else None
-        elif name == "X_ATRIO_ADMIN_LISTEN" and value:
+        elif name == "X_ATRIO_ADMIN_LISTEN" and value and not value.startswith("unix:"):
             self.admin_port = int(value.split(",")[0].rpartition(":")[2])
 
     def wait_ready(self):
