@@ -8,6 +8,8 @@ use std::process::ExitCode;
 pub enum Code {
     /// The command line is wrong (`EX_USAGE`).
     Usage = 64,
+    /// `ATRIO_USER` or `ATRIO_GROUP` is not known here (`EX_NOUSER`).
+    NoUser = 67,
     /// A service that was asked for is not there (`EX_UNAVAILABLE`): an address in use, no such interface, no package index.
     Unavailable = 69,
     /// The site or Atrio itself failed at run time (`EX_SOFTWARE`): workers die again and again.

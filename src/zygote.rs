@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::sys::stat::{Mode, umask};
 use pyo3::prelude::*;
 
 use crate::config::Preload;
@@ -30,6 +31,9 @@ pub fn run() -> Result<(), Failure> {
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Default::default())
         .map_err(|e| Failure::os("cannot handle SIGHUP", e))?;
     telemetry::init(&launch.settings);
+    if let Some(bits) = launch.settings.umask {
+        umask(Mode::from_bits_truncate(bits));
+    }
     let board =
         Scoreboard::open(board.as_fd(), launch.slots).map_err(|e| Failure::os("cannot map the scoreboard", e))?;
     let listeners: Vec<OwnedFd> =

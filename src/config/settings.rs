@@ -52,6 +52,12 @@ pub struct Settings {
     pub threads: usize,
     /// Whether a site is imported once and then forked. Default `auto`. From `ATRIO_PRELOAD`.
     pub preload: Preload,
+    /// Whom zygotes and workers run as, name or number. Default unchanged. From `ATRIO_USER`.
+    pub user: Option<String>,
+    /// Their group, name or number. Default that of `user`. From `ATRIO_GROUP`.
+    pub group: Option<String>,
+    /// Their umask. Default unchanged. From `ATRIO_UMASK`.
+    pub umask: Option<u32>,
 
     /// Requests that wait in a worker for an app thread. Default 128. From `ATRIO_QUEUE`.
     pub queue: usize,

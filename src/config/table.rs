@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use Kind::{Addresses, Choice, LogFilter, Named, Networks, Path, Paths, Size, Text, Time, Whole};
+use Kind::{Addresses, Choice, LogFilter, Mode, Named, Networks, Path, Paths, Size, Text, Time, Whole};
 
 /// Settings of one purpose, under their heading.
 pub struct Group {
@@ -38,6 +38,8 @@ pub enum Kind {
     Addresses,
     Networks,
     LogFilter,
+    /// Bits of file permissions, octal.
+    Mode,
     /// Texts, each under a name of the user's choice.
     Named,
 }
@@ -103,6 +105,9 @@ pub static GROUPS: &[Group] = &[
                 "auto",
                 "import once and fork; `auto`: where that is safe",
             ),
+            setting("user", Text, "", "whom they run as, as user=; addresses are bound before that").or(""),
+            setting("group", Text, "", "their group, as group=; else the user's").or(""),
+            setting("umask", Mode, "", "the permissions that their files lack, as umask=; octal, as `0027`").or(""),
         ],
     },
     Group {
@@ -179,6 +184,7 @@ impl Setting {
             Addresses => "ADDRESS,…",
             Networks => "NETWORK,…",
             LogFilter => "LEVEL",
+            Mode => "MODE",
             Named => "NAME=VALUE",
         };
         word.to_owned()

@@ -3,6 +3,7 @@
 mod admin;
 mod children;
 mod fleet;
+mod identity;
 mod notify;
 mod orders;
 mod sites;
@@ -27,6 +28,7 @@ use crate::os;
 
 use children::{Children, Report};
 use fleet::Fleet;
+use identity::Identity;
 use orders::{Action, Event, Generation, Policy};
 use sockets::Listener;
 use view::View;
@@ -48,12 +50,16 @@ pub fn run(settings: Settings, explicit_listen: bool) -> Result<(), Failure> {
         adopted.map_err(|error| Failure::os("a socket of the service manager cannot be used", error))?
     };
     let admin = bind_admin(&settings, &mut activated)?;
+    let identity = identity::resolve(&settings)?;
+    if let Some(identity) = &identity {
+        identity.own_cache(&settings, &site);
+    }
     os::become_subreaper().map_err(|error| Failure::os("cannot become the parent of orphaned workers", error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::os("cannot start the runtime", error))?;
-    runtime.block_on(async { Supervisor::new(settings, site, listeners, admin)?.run().await })
+    runtime.block_on(async { Supervisor::new(settings, site, listeners, admin, identity)?.run().await })
 }
 
 /// Somebody who did not ask for an admin listener can do without when its port is taken.
@@ -86,7 +92,13 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(settings: Settings, site: Site, listeners: Vec<Listener>, admin: Vec<Listener>) -> Result<Self, Failure> {
+    fn new(
+        settings: Settings,
+        site: Site,
+        listeners: Vec<Listener>,
+        admin: Vec<Listener>,
+        identity: Option<Identity>,
+    ) -> Result<Self, Failure> {
         let granted = || std::thread::available_parallelism().map_or(1, usize::from);
         let workers = settings.workers.unwrap_or_else(granted);
         let slots = workers * SLOTS;
@@ -102,7 +114,7 @@ impl Supervisor {
         Ok(Supervisor {
             view: Arc::new(View::new(site.name.clone(), board)),
             fleet: Fleet::new(policy),
-            children: Children::new(memory, sender),
+            children: Children::new(memory, sender, identity),
             began: Instant::now(),
             settings,
             site,
