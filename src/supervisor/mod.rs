@@ -2,6 +2,7 @@
 
 mod admin;
 mod children;
+mod cpus;
 mod fleet;
 mod identity;
 mod notify;
@@ -27,6 +28,7 @@ use crate::metrics::Scoreboard;
 use crate::os;
 
 use children::{Children, Report};
+use cpus::Cpus;
 use fleet::Fleet;
 use identity::Identity;
 use orders::{Action, Event, Generation, Policy};
@@ -99,8 +101,12 @@ impl Supervisor {
         admin: Vec<Listener>,
         identity: Option<Identity>,
     ) -> Result<Self, Failure> {
-        let granted = || std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = settings.workers.unwrap_or_else(granted);
+        let workers = settings.workers.unwrap_or_else(|| {
+            let granted = Cpus::granted();
+            let (count, s) = (granted.workers(), if granted.workers() == 1 { "" } else { "s" });
+            tracing::info!("{count} worker{s}: {granted}; ATRIO_WORKERS sets another number");
+            count
+        });
         let slots = workers * SLOTS;
         let (memory, board) = Scoreboard::create(slots).map_err(|e| Failure::os("cannot share memory", e))?;
         let (sender, reports) = mpsc::unbounded_channel();
