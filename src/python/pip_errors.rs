@@ -36,10 +36,7 @@ pub fn diagnose(lines: &[String], status: &str, context: &Context) -> Failure {
             ),
         );
     }
-    if ["connection broken by", "Max retries exceeded", "Read timed out", "ReadTimeoutError", "ProxyError"]
-        .iter()
-        .any(|words| has(words))
-    {
+    if lines.iter().any(|line| is_cut_off(line)) {
         return Failure::new(
             Code::Unavailable,
             format!(
@@ -54,10 +51,7 @@ pub fn diagnose(lines: &[String], status: &str, context: &Context) -> Failure {
         ));
     }
     if let Some(package) = unbuilt(lines) {
-        let compiler = lines.iter().any(|line| {
-            line.contains("No such file or directory") && (line.contains("command '") || line.contains("Errno 2"))
-                || line.contains("nable to execute")
-        });
+        let compiler = lines.iter().any(|line| misses_compiler(line));
         let why =
             if compiler { "there is no compiler here to build it" } else { "building it failed as the log shows" };
         return Failure::config(format!(
@@ -77,6 +71,21 @@ pub fn diagnose(lines: &[String], status: &str, context: &Context) -> Failure {
     let said = said.map_or_else(|| status.to_owned(), |line| line.chars().take(400).collect());
     let source = wheels.as_ref().map_or(String::new(), |(folder, _)| format!(" from {folder}"));
     Failure::config(format!("{file} cannot be installed{source}: {said}; mend the file, or set ATRIO_REQUIREMENTS=off"))
+}
+
+/// The network failed for good: a try after which another one came is no reason.
+fn is_cut_off(line: &str) -> bool {
+    match line.split_once("connection broken by") {
+        Some((retry, _)) => retry.contains("total=0"),
+        None => ["Max retries exceeded", "Read timed out", "ProxyError"].iter().any(|words| line.contains(words)),
+    }
+}
+
+/// As in `error: command 'gcc' failed: No such file or directory`, or `[Errno 2] No such file or directory: 'gcc'`.
+fn misses_compiler(line: &str) -> bool {
+    let is_compiler = |name: &str| ["cc", "c++", "g++", "clang"].iter().any(|suffix| name.ends_with(suffix));
+    let failed = line.contains("No such file or directory") || line.contains("nable to execute");
+    failed && line.split('\'').any(is_compiler)
 }
 
 /// The package that could not be built.
@@ -179,9 +188,11 @@ ERROR: No matching distribution found for six==99";
     fn no_network() {
         // Pip 23.0 and 26.3.
         let old = "WARNING: Retrying (Retry(total=0, connect=None)) after connection broken by 'NewConnectionError('<x>: Failed to establish a new connection: [Errno -3] Temporary failure in name resolution')': /simple/six/";
-        let new = "WARNING: Retrying (Retry(total=4)) after connection broken by 'NameResolutionError(\"HTTPSConnection(host='h', port=443): Failed to resolve 'h'\")': /simple/six/";
+        let new = "WARNING: Retrying (Retry(total=0, connect=None)) after connection broken by 'NameResolutionError(\"HTTPSConnection(host='h', port=443): Failed to resolve 'h'\")': /simple/six/";
         for line in [old, new] {
             says(&format!("{line}\n{NONE}"), None, Code::Unavailable, &["cannot be reached", "wheels/"]);
+            let once = line.replace("total=0", "total=4");
+            says(&format!("{once}\n{NONE}"), None, Code::Config, &["is not on the package index"]);
         }
     }
 
@@ -195,6 +206,9 @@ ERROR: No matching distribution found for six==99";
 Failed to build brk
 error: failed-wheel-build-for-install";
         says(new, None, Code::Config, &["brk has no wheel for Python", "no compiler", "wheels/"]);
+        let other = new.replace("'gcc'", "'README.md'");
+        says(&other, None, Code::Config, &["building it failed as the log shows"]);
+        assert!(misses_compiler("error: command 'x86_64-linux-gnu-gcc' failed: No such file or directory"));
         // Pip 23.0.
         let old = "Collecting six
 Collecting brk==2.0
