@@ -3,15 +3,18 @@
 //! The end of the stream is a message too: the process at the other end is gone.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::MsgFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
 
 use crate::config::Settings;
-use crate::exit::Code;
+use crate::exit::{Code, Failure};
 use crate::os;
 
 /// The descriptor numbers under which a zygote finds what its supervisor gives it.
@@ -71,6 +74,12 @@ pub struct ImportError {
     pub code: Code,
 }
 
+impl From<Failure> for ImportError {
+    fn from(failure: Failure) -> Self {
+        ImportError { advice: failure.message, code: failure.code }
+    }
+}
+
 /// Supervisor → zygote, after [`Launch`].
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub enum ToZygote {
@@ -81,6 +90,8 @@ pub enum ToZygote {
 /// Zygote → supervisor.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub enum FromZygote {
+    /// The site's packages are being installed; said again every few seconds for as long as it takes.
+    Installing,
     /// Workers can be forked.
     Ready,
     /// The import left what a fork would break (threads, open sockets); workers must import for themselves.
@@ -137,11 +148,25 @@ impl Channel {
         let mut buffer = vec![0; LIMIT];
         loop {
             match os::receive(self.0.as_fd(), &mut buffer, MsgFlags::empty()) {
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(nix::errno::Errno::ECONNRESET) | Ok((0, _)) => return Ok(None),
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECONNRESET) | Ok((0, _)) => return Ok(None),
                 Err(error) => return Err(error.into()),
                 Ok((size, fds)) => return Ok(Some((serde_json::from_slice(&buffer[..size])?, fds))),
             }
+        }
+    }
+
+    /// Waits until `fd` can be read or has ended, for at most `patience`; tells whether it has. The end of this channel is an
+    /// error: nobody waits for the result any more.
+    pub fn wait_beside(&self, fd: Option<BorrowedFd>, patience: Duration) -> io::Result<bool> {
+        // Without events only the end is reported.
+        let mut fds = vec![PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        fds.extend(fd.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        match nix::poll::poll(&mut fds, PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX)) {
+            Err(Errno::EINTR) => Ok(false),
+            Err(error) => Err(error.into()),
+            Ok(_) if fds[0].any() == Some(true) => Err(io::ErrorKind::BrokenPipe.into()),
+            Ok(_) => Ok(fds.get(1).and_then(PollFd::any) == Some(true)),
         }
     }
 
@@ -159,7 +184,7 @@ impl AsyncChannel {
         os::watch(fd).map(AsyncChannel)
     }
 
-    pub fn send<M: Serialize>(&self, message: &M, fds: &[std::os::fd::BorrowedFd]) -> io::Result<()> {
+    pub fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd]) -> io::Result<()> {
         Ok(os::send(self.0.as_fd(), &serde_json::to_vec(message)?, fds)?)
     }
 
@@ -169,9 +194,9 @@ impl AsyncChannel {
         loop {
             let mut ready = self.0.readable().await?;
             match os::receive(self.0.as_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Err(nix::errno::Errno::EAGAIN) => ready.clear_ready(),
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(nix::errno::Errno::ECONNRESET) | Ok((0, _)) => return Ok(None),
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECONNRESET) | Ok((0, _)) => return Ok(None),
                 Err(error) => return Err(error.into()),
                 Ok((size, _)) => return Ok(Some(serde_json::from_slice(&buffer[..size])?)),
             }
@@ -193,6 +218,19 @@ mod tests {
         assert!(matches!(b.receive().unwrap(), Some((FromZygote::Unforkable(why), _)) if why.len() == 1));
         drop(a);
         assert!(b.receive::<FromZygote>().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_wait_ends_with_what_comes_or_with_the_channel() {
+        let (a, b) = os::seqpacket_pair().unwrap();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let channel = Channel::new(a);
+        let wait = |patience| channel.wait_beside(Some(reader.as_fd()), Duration::from_secs(patience));
+        assert!(!wait(0).unwrap());
+        io::Write::write_all(&mut writer, b"x").unwrap();
+        assert!(wait(60).unwrap());
+        drop(b);
+        assert!(wait(60).is_err());
     }
 
     #[test]

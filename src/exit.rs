@@ -8,12 +8,16 @@ use std::process::ExitCode;
 pub enum Code {
     /// The command line is wrong (`EX_USAGE`).
     Usage = 64,
-    /// A service that was asked for is not there (`EX_UNAVAILABLE`): an address in use, no such interface.
+    /// `ATRIO_USER` or `ATRIO_GROUP` is not known here (`EX_NOUSER`).
+    NoUser = 67,
+    /// A service that was asked for is not there (`EX_UNAVAILABLE`): an address in use, no such interface, no package index.
     Unavailable = 69,
     /// The site or Atrio itself failed at run time (`EX_SOFTWARE`): workers die again and again.
     Software = 70,
     /// The operating system refused (`EX_OSERR`): no memory, no processes, no descriptors.
     Os = 71,
+    /// A file or folder could not be made (`EX_CANTCREAT`).
+    CannotCreate = 73,
     /// An output could not be written (`EX_IOERR`).
     Io = 74,
     /// Permission denied (`EX_NOPERM`).

@@ -7,6 +7,7 @@
 mod config;
 mod control;
 mod exit;
+mod healthcheck;
 mod http;
 mod metrics;
 mod os;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Ok(Role::Zygote) => zygote::run().map(|()| ExitCode::SUCCESS),
         Ok(Role::Python(args)) => return python(role::python(name, args)),
         Ok(Role::Config(args)) => config(args),
+        Ok(Role::Healthcheck(args)) => healthcheck(&args),
         Ok(Role::Help) => print(&config::help()),
         Ok(Role::Version) => {
             print(&format!("atrio {} (Python {})\n", env!("CARGO_PKG_VERSION"), python::site::PYTHON_MINOR))
@@ -61,6 +63,18 @@ fn serve(args: &[OsString]) -> Result<ExitCode, Failure> {
 fn config(mut args: Vec<OsString>) -> Result<ExitCode, Failure> {
     let format = Format::take(&mut args).map_err(|problems| Failure::new(Code::Usage, problems.to_string()))?;
     print(&config::render(&load(&args)?, format))
+}
+
+/// 0 when the instance is ready, else 1, as health checks of containers want it.
+fn healthcheck(args: &[OsString]) -> Result<ExitCode, Failure> {
+    let settings = load(args)?.settings;
+    Ok(healthcheck::ask(&settings).map_or_else(
+        |reason| {
+            let _ = writeln!(std::io::stderr(), "atrio: {reason}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    ))
 }
 
 fn python(start: python::interpreter::Start) -> ExitCode {

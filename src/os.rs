@@ -4,13 +4,15 @@ use std::ffi::CString;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use nix::sys::socket::{self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid, setgid, setgroups, setuid};
 use tokio::io::unix::AsyncFd;
 use zerocopy::FromZeros;
 
@@ -132,6 +134,23 @@ pub fn reap() -> Option<(Pid, WaitStatus)> {
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` may be called at any time from any thread.
     unsafe { libc::_exit(code) }
+}
+
+/// Lets a program run as another user. In this order, for a user without privilege cannot change groups.
+pub fn run_as(command: &mut Command, user: Uid, group: Gid, groups: Vec<Gid>) {
+    let change = move || {
+        setgroups(&groups)?;
+        setgid(group)?;
+        Ok(setuid(user)?)
+    };
+    // SAFETY: between fork and exec only these system calls are made, and nothing is allocated: an error is a number.
+    unsafe { command.pre_exec(change) };
+}
+
+/// Ends this process and its whole process group at once.
+pub fn end_group() -> ! {
+    let _ = nix::sys::signal::killpg(nix::unistd::getpgrp(), nix::sys::signal::Signal::SIGKILL);
+    exit_now(128 + libc::SIGKILL)
 }
 
 /// A second descriptor for the same open file.

@@ -18,6 +18,7 @@ pub enum Role {
     /// The arguments of `python3`.
     Python(Vec<OsString>),
     Config(Vec<OsString>),
+    Healthcheck(Vec<OsString>),
     Help,
     Version,
 }
@@ -33,6 +34,7 @@ pub fn choose(name: &OsStr, args: Vec<OsString>) -> Result<Role, Failure> {
     Ok(match first.as_bytes() {
         b"serve" => Role::Serve(rest()),
         b"config" => Role::Config(rest()),
+        b"healthcheck" => Role::Healthcheck(rest()),
         b"python" => Role::Python(rest()),
         b"pip" => Role::Python(["-m".into(), "pip".into()].into_iter().chain(rest()).collect()),
         word if word == ZYGOTE.as_bytes() => Role::Zygote,
@@ -44,7 +46,7 @@ pub fn choose(name: &OsStr, args: Vec<OsString>) -> Result<Role, Failure> {
         _ if Path::new(first).exists() => Role::Python(args),
         _ => {
             let shown = first.to_string_lossy();
-            let known = ["serve", "config", "python", "pip", "help"];
+            let known = ["serve", "config", "healthcheck", "python", "pip", "help"];
             let near = known.iter().max_by(|a, b| strsim::jaro(a, &shown).total_cmp(&strsim::jaro(b, &shown)));
             let near = near.map_or(String::new(), |near| format!("; did you mean `atrio {near}`?"));
             return Err(Failure::new(Code::Usage, format!("`{shown}` is not a command{near} See: atrio --help")));

@@ -1,8 +1,9 @@
-//! The zygote: starts Python, imports the site once, then only forks workers. One thread, no tokio, ever.
+//! The zygote: installs what the site requires, starts Python, imports the site once, then only forks workers. One thread, no tokio, ever.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::sys::stat::{Mode, umask};
 use pyo3::prelude::*;
 
 use crate::config::Preload;
@@ -11,6 +12,7 @@ use crate::exit::{Code, Failure};
 use crate::metrics::Scoreboard;
 use crate::os;
 use crate::python::interpreter::{self, Start};
+use crate::python::requirements::{self, Installed};
 use crate::python::site;
 use crate::telemetry;
 use crate::worker::{self, Birth};
@@ -23,21 +25,29 @@ pub fn run() -> Result<(), Failure> {
     let board = fd(SCOREBOARD_FD)?;
     let gone = |error| Failure::os("the control socket failed", error);
     let Some((launch, _)) = control.receive::<Launch>().map_err(gone)? else { return Ok(()) };
-    if !os::die_with_parent(nix::unistd::getppid()).map_err(|e| Failure::os("cannot follow the supervisor", e))? {
-        return Ok(());
-    }
+    let supervisor = nix::unistd::getppid();
     // A hang-up meant for the supervisor must not end this process. A handler, unlike an ignored signal, does not pass on
     // to the programs that the site starts.
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Default::default())
         .map_err(|e| Failure::os("cannot handle SIGHUP", e))?;
     telemetry::init(&launch.settings);
+    if let Some(bits) = launch.settings.umask {
+        umask(Mode::from_bits_truncate(bits));
+    }
     let board =
         Scoreboard::open(board.as_fd(), launch.slots).map_err(|e| Failure::os("cannot map the scoreboard", e))?;
     let listeners: Vec<OwnedFd> =
         (0..launch.listeners.len()).map(|i| fd(LISTENERS_FD + i as i32)).collect::<Result<_, _>>()?;
 
-    let application = match begin(&launch) {
-        Ok(application) => application,
+    // Not before: an installation that the supervisor's end interrupts has to take pip along.
+    let installed = requirements::provide(&launch.settings, &launch.site, &control);
+    if !os::die_with_parent(supervisor).map_err(|e| Failure::os("cannot follow the supervisor", e))? {
+        return Ok(());
+    }
+    let begun =
+        installed.map_err(ImportError::from).and_then(|installed| Ok((begin(&launch, installed.as_ref())?, installed)));
+    let (application, installed) = match begun {
+        Ok(begun) => begun,
         Err(error) => {
             control.send(&FromZygote::ImportFailed(error)).map_err(gone)?;
             return wait_for_the_end(&control);
@@ -49,6 +59,9 @@ pub fn run() -> Result<(), Failure> {
             control.send(&FromZygote::Unforkable(found)).map_err(gone)?;
             return wait_for_the_end(&control);
         }
+    }
+    if let Some(installed) = &installed {
+        installed.forget_older();
     }
     control.send(&FromZygote::Ready).map_err(gone)?;
     while let Some((ToZygote::Fork { slot }, fds)) = control.receive().map_err(gone)? {
@@ -81,7 +94,7 @@ struct Imported {
 }
 
 /// Starts Python and, with preload, imports the site.
-fn begin(launch: &Launch) -> Result<Option<Imported>, ImportError> {
+fn begin(launch: &Launch, installed: Option<&Installed>) -> Result<Option<Imported>, ImportError> {
     let Launch { settings, site, .. } = launch;
     let failed = |advice: String| ImportError { advice, code: Code::Config };
     let venv = site::venv(settings, site)?;
@@ -90,7 +103,7 @@ fn begin(launch: &Launch) -> Result<Option<Imported>, ImportError> {
     let start = Start { program: site::program(venv.as_deref()), args: vec!["atrio".into()] };
     interpreter::start(&start).map_err(|error| failed(format!("Python cannot start: {error}")))?;
     Python::attach(|py| {
-        site::prepare(py, settings, site)
+        site::prepare(py, settings, site, installed.map(Installed::folder))
             .and_then(|()| tell_children(py, venv))
             .map_err(|error| failed(format!("Python cannot be prepared for the site: {error}")))?;
         if !launch.preload {

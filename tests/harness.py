@@ -42,6 +42,9 @@ class Atrio:
         self.log_path, self.access_path = self.folder / "stderr", self.folder / "stdout"
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(self.folder / "notify"))
+        # Whoever the instance runs as has to reach it.
+        self.folder.chmod(0o755)
+        (self.folder / "notify").chmod(0o777)
         variables = {"ATRIO_LISTEN": "127.0.0.1:0", "ATRIO_ADMIN_LISTEN": "127.0.0.1:0", "ATRIO_WORKERS": "1"}
         variables |= {
             "ATRIO_SITES": self.sites,
@@ -93,7 +96,7 @@ class Atrio:
             self.listen = value.split(",")
             ports = [a.rpartition(":")[2] for a in self.listen if not a.startswith("unix:")]
             self.port = int(ports[0]) if ports else None
-        elif name == "X_ATRIO_ADMIN_LISTEN" and value:
+        elif name == "X_ATRIO_ADMIN_LISTEN" and value and not value.startswith("unix:"):
             self.admin_port = int(value.split(",")[0].rpartition(":")[2])
 
     def wait_ready(self):

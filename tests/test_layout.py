@@ -9,7 +9,7 @@ from harness import ROOT
 
 LAYERS = [
     {"main", "role"},
-    {"supervisor", "zygote"},
+    {"supervisor", "zygote", "healthcheck"},
     {"worker"},
     {"http", "wsgi", "python"},
     {"config", "control", "metrics", "os", "exit", "telemetry"},

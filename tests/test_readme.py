@@ -67,6 +67,7 @@ class Scene:
         self.notify.settimeout(PATIENCE)
         path = f"{folder}/stand-ins:{folder}/target/release:{os.environ['PATH']}"
         given = {"ATRIO_LISTEN": "127.0.0.1:0", "ATRIO_ADMIN_LISTEN": "127.0.0.1:0", "NOTIFY_SOCKET": folder / "notify"}
+        given["ATRIO_CACHE"] = folder / "cache"
         self.shell = subprocess.Popen(
             ["bash"],
             cwd=folder,

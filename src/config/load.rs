@@ -60,6 +60,7 @@ pub fn load(args: &[OsString], source: &Source) -> Result<Loaded, Problems> {
     }
     let mut settings: Settings = serde_json::from_value(fields.into()).expect("the table fits the struct");
     settings.sites = source.absolute(&settings.sites);
+    settings.cache = settings.cache.map(|cache| source.absolute(&cache));
     Ok(Loaded { settings, origins })
 }
 

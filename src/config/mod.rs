@@ -22,5 +22,5 @@ mod table;
 pub use listen::Listen;
 pub use load::{Loaded, load};
 pub use render::{Format, help, render};
-pub use settings::{AccessLog, LogFormat, Preload, Settings};
+pub use settings::{AccessLog, LogFormat, Preload, Requirements, Settings};
 pub use sources::Source;

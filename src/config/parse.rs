@@ -33,6 +33,7 @@ impl Setting {
             Kind::Networks if text == "*" => Ok(json!(["0.0.0.0/0", "::/0"])),
             Kind::Networks => list(text, network),
             Kind::LogFilter => log_filter(text),
+            Kind::Mode => mode(text),
         }
     }
 
@@ -50,6 +51,7 @@ impl Setting {
             Kind::Paths => "paths with commas between".into(),
             Kind::Choice(words) => format!("one of {}", words.join(", ")),
             Kind::Addresses => "host:port, unix:/path or fd:NAME".into(),
+            Kind::Mode => "an octal number as 0027".into(),
             Kind::Networks => "networks as 10.0.0.0/8 with commas between".into(),
             Kind::LogFilter => format!("one of {}, or target=level", LEVELS.join(", ")),
         };
@@ -115,6 +117,13 @@ fn network(text: &str) -> Result<IpNet, String> {
     text.parse().or_else(|_| alone()).map_err(|_| format!("`{text}` is not a network"))
 }
 
+/// `0027`. The zero in front tells that it is meant to be octal; TOML's `0o27` comes as the decimal 23.
+fn mode(text: &str) -> Result<Json, String> {
+    let digits = text.strip_prefix('0').filter(|rest| rest.bytes().all(|digit| digit.is_ascii_digit()));
+    let bits = digits.and_then(|_| u32::from_str_radix(text, 8).ok()).filter(|bits| *bits <= 0o777);
+    bits.map(|bits| json!(bits)).ok_or_else(|| "not an octal number with a 0 in front".into())
+}
+
 /// Refuses a lone word that is no level: `EnvFilter` would take a misspelt one for a target, and log nothing else.
 /// Directives about spans are left to `EnvFilter`.
 fn log_filter(text: &str) -> Result<Json, String> {
@@ -158,6 +167,13 @@ mod tests {
         assert_eq!(network("::1").unwrap().to_string(), "::1/128");
         assert_eq!(network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
         assert!(network("10.0.0.0/33").is_err());
+    }
+
+    #[test]
+    fn a_mode_is_octal() {
+        assert_eq!(mode("0027"), Ok(json!(0o27)));
+        assert_eq!(mode("0"), Ok(json!(0)));
+        assert!(["27", "0o27", "0028", "01777", "x"].iter().all(|text| mode(text).is_err()));
     }
 
     #[test]

@@ -20,6 +20,7 @@ Usage: atrio [COMMAND] [--SETTING VALUE]…
 Commands:
   serve       serve the sites (the default)
   config      show every setting and where its value came from; --format text, env, toml or json
+  healthcheck ask the running instance whether it is ready: exit code 0 or 1
   python …    the embedded interpreter, exactly as python3 …
   pip …       pip for the embedded interpreter
   --help      this text

@@ -28,6 +28,10 @@ pub struct Settings {
     pub python_path: Vec<PathBuf>,
     /// Virtual environment; a relative one starts at the site's folder. Default none. From `ATRIO_VENV`.
     pub venv: Option<PathBuf>,
+    /// Which file of requirements is installed at start. Default `auto`. From `ATRIO_REQUIREMENTS`.
+    pub requirements: Requirements,
+    /// Where packages are installed; `None`: the first suitable folder. Absolute. Default `None`. From `ATRIO_CACHE`.
+    pub cache: Option<PathBuf>,
     /// What is placed in the WSGI `environ`. Default nothing. From `ATRIO_ENV_NAME=value`, `[env]`, `--env NAME=VALUE`.
     pub env: BTreeMap<String, String>,
 
@@ -48,6 +52,12 @@ pub struct Settings {
     pub threads: usize,
     /// Whether a site is imported once and then forked. Default `auto`. From `ATRIO_PRELOAD`.
     pub preload: Preload,
+    /// Whom zygotes and workers run as, name or number. Default unchanged. From `ATRIO_USER`.
+    pub user: Option<String>,
+    /// Their group, name or number. Default that of `user`. From `ATRIO_GROUP`.
+    pub group: Option<String>,
+    /// Their umask. Default unchanged. From `ATRIO_UMASK`.
+    pub umask: Option<u32>,
 
     /// Requests that wait in a worker for an app thread. Default 128. From `ATRIO_QUEUE`.
     pub queue: usize,
@@ -77,6 +87,39 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Form of the access log. Default `on`. From `ATRIO_ACCESS_LOG`.
     pub access_log: AccessLog,
+}
+
+/// The file of requirements whose packages are installed before a site is imported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Option<PathBuf>", into = "Option<PathBuf>")]
+pub enum Requirements {
+    /// `requirements.txt` beside the script, if the site brings no packages of its own.
+    Auto,
+    Off,
+    /// A relative one starts at the site's folder.
+    File(PathBuf),
+}
+
+const AUTO: &str = "auto";
+
+impl From<Option<PathBuf>> for Requirements {
+    fn from(given: Option<PathBuf>) -> Self {
+        match given {
+            None => Requirements::Off,
+            Some(word) if word.as_os_str() == AUTO => Requirements::Auto,
+            Some(file) => Requirements::File(file),
+        }
+    }
+}
+
+impl From<Requirements> for Option<PathBuf> {
+    fn from(requirements: Requirements) -> Self {
+        match requirements {
+            Requirements::Off => None,
+            Requirements::Auto => Some(AUTO.into()),
+            Requirements::File(file) => Some(file),
+        }
+    }
 }
 
 /// Whether a site is imported once, before its workers are forked.

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use Kind::{Addresses, Choice, LogFilter, Named, Networks, Path, Paths, Size, Text, Time, Whole};
+use Kind::{Addresses, Choice, LogFilter, Mode, Named, Networks, Path, Paths, Size, Text, Time, Whole};
 
 /// Settings of one purpose, under their heading.
 pub struct Group {
@@ -38,6 +38,8 @@ pub enum Kind {
     Addresses,
     Networks,
     LogFilter,
+    /// Bits of file permissions, octal.
+    Mode,
     /// Texts, each under a name of the user's choice.
     Named,
 }
@@ -61,6 +63,20 @@ pub static GROUPS: &[Group] = &[
             setting("python_path", Paths, "", "folders to import from, as python-path=").or(""),
             setting("venv", Path, "", "virtual environment, as python-home=; a `.venv` beside the script is found")
                 .or(""),
+            setting(
+                "requirements",
+                Path,
+                "auto",
+                "packages to install at start; `auto`: `requirements.txt` beside the script, unless a `.venv` or `site-packages` is there; `off`",
+            )
+            .or("off"),
+            setting(
+                "cache",
+                Path,
+                "auto",
+                "folder for what is installed; `auto`: `/var/cache/atrio`, else `~/.cache/atrio`, else one in `TMPDIR`",
+            )
+            .or("auto"),
             setting("env", Named, "", "placed in the WSGI `environ` as NAME, as SetEnv"),
         ],
     },
@@ -89,6 +105,9 @@ pub static GROUPS: &[Group] = &[
                 "auto",
                 "import once and fork; `auto`: where that is safe",
             ),
+            setting("user", Text, "", "whom they run as, as user=; addresses are bound before that").or(""),
+            setting("group", Text, "", "their group, as group=; else the user's").or(""),
+            setting("umask", Mode, "", "the permissions that their files lack, as umask=; octal, as `0027`").or(""),
         ],
     },
     Group {
@@ -165,6 +184,7 @@ impl Setting {
             Addresses => "ADDRESS,…",
             Networks => "NETWORK,…",
             LogFilter => "LEVEL",
+            Mode => "MODE",
             Named => "NAME=VALUE",
         };
         word.to_owned()

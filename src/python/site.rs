@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::config::Settings;
 use crate::control::{ImportError, Site};
 use crate::exit::{Code, one_line};
-use crate::python::interpreter;
+use crate::python::{abi, interpreter};
 use crate::wsgi::log_stream::{self, LogStream, traceback};
 
 /// The version that this binary embeds, as `3.13`.
@@ -49,8 +49,9 @@ pub fn program(venv: Option<&Path>) -> PathBuf {
     venv.map_or_else(interpreter::binary, |venv| venv.join("bin/python3"))
 }
 
-/// Prepares `sys` for a site: streams that log, `sys.executable`, and the folders to import from.
-pub fn prepare(py: Python, settings: &Settings, site: &Site) -> PyResult<()> {
+/// Prepares `sys` for a site: streams that log, `sys.executable`, and the folders to import from, with that of the packages
+/// that were installed for the site.
+pub fn prepare(py: Python, settings: &Settings, site: &Site, installed: Option<&Path>) -> PyResult<()> {
     let sys = py.import("sys")?;
     for (name, fd) in [("stdout", 1), ("stderr", 2)] {
         let stream = Bound::new(py, LogStream::new(name, fd))?;
@@ -62,23 +63,28 @@ pub fn prepare(py: Python, settings: &Settings, site: &Site) -> PyResult<()> {
     sys.setattr("_base_executable", binary.as_os_str())?;
     sys.setattr("argv", [site.folder.join(&settings.script).as_os_str()])?;
     let path = sys.getattr("path")?.cast_into::<PyList>()?;
-    let packages = site.folder.join("site-packages");
-    if packages.is_dir() {
-        // Its .pth files count. Like all packages it stands behind the standard library, but before the other packages.
-        let known: Vec<String> = path.extract()?;
-        py.import("site")?.call_method1("addsitedir", (packages.as_os_str(),))?;
-        let is_packages = |folder: &String| folder.ends_with("/site-packages") || folder.ends_with("/dist-packages");
-        let before = known.iter().position(is_packages).unwrap_or(known.len());
-        let added: Vec<String> = path.extract::<Vec<String>>()?.into_iter().filter(|p| !known.contains(p)).collect();
-        for folder in added.iter().rev() {
-            path.call_method1("remove", (folder,))?;
-            path.insert(before, folder)?;
-        }
-    }
+    let beside = Some(site.folder.join("site-packages")).filter(|folder| folder.is_dir());
+    add_packages(py, &path, beside.as_deref().into_iter().chain(installed))?;
     for folder in settings.python_path.iter().rev() {
         path.insert(0, site.folder.join(folder).as_os_str())?;
     }
     path.insert(0, site.folder.as_os_str())
+}
+
+/// Puts folders of packages where such folders stand: behind the standard library, but before the others. Their .pth files count.
+fn add_packages<'a>(py: Python, path: &Bound<PyList>, folders: impl Iterator<Item = &'a Path>) -> PyResult<()> {
+    let known: Vec<String> = path.extract()?;
+    for folder in folders {
+        py.import("site")?.call_method1("addsitedir", (folder.as_os_str(),))?;
+    }
+    let is_packages = |folder: &String| folder.ends_with("/site-packages") || folder.ends_with("/dist-packages");
+    let before = known.iter().position(is_packages).unwrap_or(known.len());
+    let added: Vec<String> = path.extract::<Vec<String>>()?.into_iter().filter(|p| !known.contains(p)).collect();
+    for folder in added.iter().rev() {
+        path.call_method1("remove", (folder,))?;
+        path.insert(before, folder)?;
+    }
+    Ok(())
 }
 
 /// Executes the site's script and returns its application.
@@ -147,6 +153,9 @@ fn execute<'py>(py: Python<'py>, script: &Path) -> PyResult<Bound<'py, PyAny>> {
 /// One sentence on a failed import, with what to do.
 fn explain(py: Python, error: &PyErr, script: &Path, site: &Site) -> String {
     let shown = script.display();
+    if let Some(reason) = abi::explain(py, error) {
+        return format!("{shown} cannot be imported: {reason}");
+    }
     let missing = error.is_instance_of::<PyImportError>(py).then(|| error.value(py).getattr("name").ok()).flatten();
     if let Some(name) = missing.and_then(|name| name.extract::<String>().ok()) {
         let folder = site.folder.join("site-packages");

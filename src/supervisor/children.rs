@@ -18,6 +18,7 @@ use crate::control::{
 };
 use crate::os;
 
+use super::identity::Identity;
 use super::orders::{Event, Generation, Slot};
 use super::sockets::Listener;
 
@@ -50,6 +51,8 @@ struct Worker {
 }
 
 pub struct Children {
+    /// Whom they run as, if not as the supervisor.
+    identity: Option<Identity>,
     scoreboard: OwnedFd,
     reports: mpsc::UnboundedSender<Report>,
     zygotes: BTreeMap<Generation, Zygote>,
@@ -63,8 +66,9 @@ pub struct Children {
 }
 
 impl Children {
-    pub fn new(scoreboard: OwnedFd, reports: mpsc::UnboundedSender<Report>) -> Self {
+    pub fn new(scoreboard: OwnedFd, reports: mpsc::UnboundedSender<Report>, identity: Option<Identity>) -> Self {
         Children {
+            identity,
             scoreboard,
             reports,
             zygotes: BTreeMap::new(),
@@ -87,6 +91,9 @@ impl Children {
         command.process_group(0);
         for name in PRIVATE {
             command.env_remove(name);
+        }
+        if let Some(identity) = &self.identity {
+            identity.apply(&mut command);
         }
         command
             .fd_mappings(fds.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect())

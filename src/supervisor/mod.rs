@@ -2,7 +2,9 @@
 
 mod admin;
 mod children;
+mod cpus;
 mod fleet;
+mod identity;
 mod notify;
 mod orders;
 mod sites;
@@ -26,7 +28,9 @@ use crate::metrics::Scoreboard;
 use crate::os;
 
 use children::{Children, Report};
+use cpus::Cpus;
 use fleet::Fleet;
+use identity::Identity;
 use orders::{Action, Event, Generation, Policy};
 use sockets::Listener;
 use view::View;
@@ -48,12 +52,16 @@ pub fn run(settings: Settings, explicit_listen: bool) -> Result<(), Failure> {
         adopted.map_err(|error| Failure::os("a socket of the service manager cannot be used", error))?
     };
     let admin = bind_admin(&settings, &mut activated)?;
+    let identity = identity::resolve(&settings)?;
+    if let Some(identity) = &identity {
+        identity.own_cache(&settings, &site);
+    }
     os::become_subreaper().map_err(|error| Failure::os("cannot become the parent of orphaned workers", error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::os("cannot start the runtime", error))?;
-    runtime.block_on(async { Supervisor::new(settings, site, listeners, admin)?.run().await })
+    runtime.block_on(async { Supervisor::new(settings, site, listeners, admin, identity)?.run().await })
 }
 
 /// Somebody who did not ask for an admin listener can do without when its port is taken.
@@ -86,9 +94,19 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn new(settings: Settings, site: Site, listeners: Vec<Listener>, admin: Vec<Listener>) -> Result<Self, Failure> {
-        let granted = || std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = settings.workers.unwrap_or_else(granted);
+    fn new(
+        settings: Settings,
+        site: Site,
+        listeners: Vec<Listener>,
+        admin: Vec<Listener>,
+        identity: Option<Identity>,
+    ) -> Result<Self, Failure> {
+        let workers = settings.workers.unwrap_or_else(|| {
+            let granted = Cpus::granted();
+            let (count, s) = (granted.workers(), if granted.workers() == 1 { "" } else { "s" });
+            tracing::info!("{count} worker{s}: {granted}; ATRIO_WORKERS sets another number");
+            count
+        });
         let slots = workers * SLOTS;
         let (memory, board) = Scoreboard::create(slots).map_err(|e| Failure::os("cannot share memory", e))?;
         let (sender, reports) = mpsc::unbounded_channel();
@@ -102,7 +120,7 @@ impl Supervisor {
         Ok(Supervisor {
             view: Arc::new(View::new(site.name.clone(), board)),
             fleet: Fleet::new(policy),
-            children: Children::new(memory, sender),
+            children: Children::new(memory, sender, identity),
             began: Instant::now(),
             settings,
             site,
@@ -158,6 +176,10 @@ impl Supervisor {
     fn heard(&mut self, report: Report) -> Option<Event> {
         match report {
             Report::Worker(slot, number, _) if !self.children.is_present(slot, number) => None,
+            Report::Zygote(_, Some(FromZygote::Installing)) => {
+                notify::installing(&format!("installing the packages of {}", self.site.name));
+                None
+            }
             Report::Zygote(generation, Some(FromZygote::Ready)) => Some(Event::ZygoteReady(generation)),
             Report::Zygote(generation, Some(FromZygote::Unforkable(why))) => Some(Event::Unforkable(generation, why)),
             Report::Zygote(generation, Some(FromZygote::ImportFailed(e))) => Some(Event::ImportFailed(generation, e)),
