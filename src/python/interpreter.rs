@@ -5,8 +5,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use pyo3::ffi;
-use pyo3::prelude::*;
-use pyo3::types::PyString;
 
 /// What makes the embedded interpreter this machine's and this site's.
 #[derive(Debug, Default)]
@@ -108,16 +106,6 @@ pub fn main(start: &Start) -> Result<i32, String> {
     config.initialize()?;
     // SAFETY: Python was initialised by this thread, which is attached; Py_RunMain finalises it.
     Ok(unsafe { ffi::Py_RunMain() })
-}
-
-/// A native string: every byte is the code point of the same number (PEP 3333, "Unicode Issues").
-pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
-    let (start, length) = (bytes.as_ptr().cast(), bytes.len() as isize);
-    // SAFETY: CPython copies `length` bytes from `start`, which are there; what it returns is a new `str`, or null without memory, and
-    // then this panics.
-    unsafe {
-        Bound::from_owned_ptr(py, ffi::PyUnicode_DecodeLatin1(start, length, std::ptr::null())).cast_into_unchecked()
-    }
 }
 
 /// The path of this binary, the `sys.executable` of what runs in it.

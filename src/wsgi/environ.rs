@@ -14,7 +14,6 @@ use crate::http::connection::Connection;
 use crate::http::job::{Job, RequestBody};
 use crate::http::request_id::X_REQUEST_ID;
 use crate::http::spool::Spooled;
-use crate::python::interpreter::latin1;
 
 use super::input::Input;
 
@@ -124,7 +123,7 @@ impl Environ {
         let method = match &parts.method {
             &Method::GET => intern!(py, "GET").clone(),
             &Method::POST => intern!(py, "POST").clone(),
-            other => latin1(py, other.as_str().as_bytes()),
+            other => PyString::new(py, other.as_str()),
         };
         environ.set_item(intern!(py, "REQUEST_METHOD"), method)?;
         let raw = parts.uri.path_and_query().map_or("*", |target| target.as_str()).as_bytes();
@@ -155,7 +154,7 @@ impl Environ {
         environ.set_item(intern!(py, "SERVER_NAME"), self.server_name.get(py, &server.address))?;
         environ.set_item(intern!(py, "SERVER_PORT"), self.server_port.get(py, &server.port))?;
         environ.set_item(intern!(py, "REMOTE_ADDR"), self.remote_addr.get(py, &remote.address))?;
-        environ.set_item(intern!(py, "REMOTE_PORT"), latin1(py, remote.port.as_bytes()))
+        environ.set_item(intern!(py, "REMOTE_PORT"), PyString::new(py, &remote.port))
     }
 
     fn headers(&self, py: Python, environ: &Bound<PyDict>, job: &Job) -> PyResult<()> {
@@ -188,7 +187,7 @@ impl Environ {
         if let Some(host) = job.target.authority(&job.parts) {
             environ.set_item(intern!(py, "HTTP_HOST"), host)?;
         }
-        environ.set_item(intern!(py, "HTTP_X_REQUEST_ID"), latin1(py, job.id.as_header().as_bytes()))?;
+        environ.set_item(intern!(py, "HTTP_X_REQUEST_ID"), job.id.as_str())?;
         let announced = headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
         match &job.body {
             // A chunked body has been read to its end: its length is known, and no coding is left.
@@ -214,5 +213,13 @@ impl Environ {
             names.insert(name.clone(), key.clone().unbind());
         }
         key
+    }
+}
+
+/// A native string: every byte is the code point of the same number (PEP 3333, "Unicode Issues").
+fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.is_ascii() => PyString::new(py, text),
+        _ => PyString::new(py, &bytes.iter().map(|byte| char::from(*byte)).collect::<String>()),
     }
 }

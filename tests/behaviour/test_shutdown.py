@@ -58,6 +58,7 @@ def test_a_body_under_way_is_taken_and_answered(gates):
         connection.send(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\nhalf ")
         eventually(lambda: server.metric("http_server_active_requests") == 1)
         stopping(server)
+        eventually(lambda: server.metric('atrio_workers{site="gates",state="draining"}') == 1)
         connection.send(b"whole")
         reply = connection.reply()
         assert (reply.status, reply.text) == (200, "done")
