@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run build test lint unit blackbox soak reference
+.PHONY: help run build image dist test lint unit blackbox soak reference
 
 # The interpreter to embed: `make build PYTHON=/usr/bin/python3`.
 PYTHON ?= python3
@@ -29,6 +29,11 @@ run: build ## serve sites/ on port 8080
 
 build: ## target/release/atrio
 	@$(WITH) cargo build --release $(LOCKED)
+
+image: ## target/image for x86_64 and aarch64, and atrio:latest in Docker; FRESH=yes takes Debian's packages anew
+	@$(WITH) --image image/build $(TARGET)
+
+dist: image ## target/dist: archives for hosts without Docker
 
 # Pytest comes last and measures itself: its summary ends the output.
 test: ## everything: lint, unit tests, black-box tests
