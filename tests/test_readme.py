@@ -156,6 +156,7 @@ def genro(tmp_path):
     return genro
 
 
+@pytest.mark.binary("a reader types these commands outside of a container")
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_commands_of(section, tmp_path, request):
     environment, waits = {}, {}
@@ -182,6 +183,7 @@ def test_no_block_is_left_out():
         assert language not in FILES or re.match(r"# [\w/.]+\n", text), text
 
 
+@pytest.mark.binary("it is about this folder")
 def test_make_test_does_everything(tmp_path):
     with Scene(tmp_path, {}) as scene:
         plan, code = scene.execute("make --dry-run test")
