@@ -44,8 +44,8 @@ test: ## everything: lint, unit tests, black-box tests of the binary and of the 
 	done
 
 lint: $(VENV)/complete ## formats and lints of Rust and Python, warnings denied
-	@$(VENV)/bin/ruff check --quiet $(STYLE) tests sites
-	@$(VENV)/bin/ruff format --quiet $(STYLE) --check tests sites
+	@$(VENV)/bin/ruff check --quiet $(STYLE) image sites tests
+	@$(VENV)/bin/ruff format --quiet $(STYLE) --check image sites tests
 	@$(WITH) --lint cargo fmt --check
 	@$(WITH) --lint cargo clippy --all-targets $(LOCKED) -- -D warnings
 

@@ -38,7 +38,9 @@ def crates():
             if linked and dependency["pkg"] not in found:
                 found.add(dependency["pkg"])
                 todo.append(dependency["pkg"])
-    for package in sorted((packages[name] for name in found), key=lambda package: (package["name"], package["version"])):
+    for package in sorted(
+        (packages[name] for name in found), key=lambda package: (package["name"], package["version"])
+    ):
         name, version = package["name"], package["version"]
         licences = [{"expression": package["license"].replace("/", " OR ")}] if package["license"] else []
         yield component("library", name, version, f"pkg:cargo/{name}@{version}", licenses=licences)
@@ -55,7 +57,9 @@ def main(architecture, version):
     python = next(debian(p) for p in packages if p.name.startswith("libpython3.13-minimal"))
     components = [
         # Linked in, from libpython3.13-dev of the same version.
-        component("framework", "CPython", python["version"].split("-")[0], "pkg:generic/cpython@" + quote(python["version"])),
+        component(
+            "framework", "CPython", python["version"].split("-")[0], "pkg:generic/cpython@" + quote(python["version"])
+        ),
         *map(debian, packages),
         *crates(),
         pip(Path("root", architecture)),

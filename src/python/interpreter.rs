@@ -116,12 +116,24 @@ fn prefix() -> Result<PathBuf, String> {
     if let Some(prefix) = option_env!("ATRIO_PYTHON_PREFIX") {
         return Ok(prefix.into());
     }
-    let prefix = binary().ancestors().nth(2).unwrap_or(Path::new("/")).to_owned();
+    let binary = binary();
+    let folder = binary.parent().unwrap_or(Path::new("/"));
+    let prefix = copied_from(folder).unwrap_or(folder.to_owned()).parent().unwrap_or(Path::new("/")).to_owned();
     let library = prefix.join(concat!("lib/python", env!("ATRIO_PYTHON")));
     if library.join("os.py").is_file() {
         return Ok(prefix);
     }
     Err(format!("its standard library is not in {}; keep the folders that atrio came with together", library.display()))
+}
+
+/// Where the binary of a folder was copied from, if the folder is a virtual environment's: its `pyvenv.cfg` says so.
+fn copied_from(folder: &Path) -> Option<PathBuf> {
+    let config = std::fs::read_to_string(folder.parent()?.join("pyvenv.cfg")).ok()?;
+    let settings = config.lines().filter_map(|line| line.split_once('='));
+    settings
+        .map(|(name, value)| (name.trim(), value.trim()))
+        .find(|(name, _)| *name == "home")
+        .map(|(_, home)| home.into())
 }
 
 /// The path of this binary, the `sys.executable` of what runs in it.

@@ -159,7 +159,6 @@ def test_venv_makes_an_environment_of_this_python_with_pip(python, tmp_path):
     result = python("-m", "venv", tmp_path / "made")
     assert result.returncode == 0, result
 
-
     def run_there(program, *args):
         """Where the interpreter is: in an image it is nothing outside."""
         command = [str(tmp_path / "made/bin" / program), *args]

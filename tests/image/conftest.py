@@ -22,18 +22,27 @@ WHEELS = ["lxml", "numpy", "psycopg2-binary"]
 def docker(*args, check=True, timeout=300, **options):
     """Runs a command of Docker's to its end; the CompletedProcess, with text output."""
     command = ["docker", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=check, timeout=timeout, **options)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, **options)
+    assert not check or result.returncode == 0, result
+    return result
 
 
 class Container:
     """A container that serves in the background. A context manager: leaving it removes the container."""
 
-    def __init__(self, image, *options, command=(), sites=None, patience=PATIENCE):
+    def __init__(self, image, architecture, *options, command=(), sites=None, patience=PATIENCE):
         self.name = f"atrio-test-{uuid.uuid4().hex[:12]}"
         self.patience = patience
-        options = [*options, *(["--volume", f"{sites}:/sites:ro"] if sites else [])]
+        options = [
+            "--platform",
+            f"linux/{architecture}",
+            *options,
+            *(["--volume", f"{sites}:/sites:ro"] if sites else []),
+        ]
         ports = ["--publish", "127.0.0.1::8080", "--publish", "127.0.0.1::9090"]
-        docker("run", "--detach", "--name", self.name, "--label", f"atrio-test={ROOT}", *ports, *options, image, *command)
+        docker(
+            "run", "--detach", "--name", self.name, "--label", f"atrio-test={ROOT}", *ports, *options, image, *command
+        )
 
     def inspect(self, path):
         return docker("inspect", "--format", f"{{{{json {path}}}}}", self.name).stdout.strip()
@@ -125,19 +134,22 @@ class Image:
 
     def run(self, *command, options=(), check=True, **more):
         """Runs a command in a container to its end."""
-        options = ["--rm", "--label", f"atrio-test={ROOT}", *options]
+        options = ["--rm", "--platform", f"linux/{self.architecture}", "--label", f"atrio-test={ROOT}", *options]
         return docker("run", *options, self.name, *command, check=check, timeout=self.patience, **more)
 
     def container(self, *options, **more):
-        return Container(self.name, *options, patience=self.patience, **more)
+        return Container(self.name, self.architecture, *options, patience=self.patience, **more)
 
     def install(self, folder, *packages):
         """Has the image's pip install packages into a folder, as the caller."""
         options = ["--network", "host", "--user", f"{os.getuid()}:{os.getgid()}", "--volume", f"{folder}:/packages"]
-        options += ["--volume", f"{CERTIFICATES}:/etc/ssl/certs/ca-certificates.crt:ro"] if Path(CERTIFICATES).exists() else []
+        options += (
+            ["--volume", f"{CERTIFICATES}:/etc/ssl/certs/ca-certificates.crt:ro"] if Path(CERTIFICATES).exists() else []
+        )
         options += [word for name in ("PIP_INDEX_URL", "PIP_PROXY") if name in os.environ for word in ("--env", name)]
         pip = ["pip", "install", "--quiet", "--only-binary", ":all:", "--target", "/packages", *packages]
-        docker("run", "--rm", *options, "--env", "PIP_CERT=/etc/ssl/certs/ca-certificates.crt", self.name, *pip, timeout=500)
+        options += ["--env", "PIP_CERT=/etc/ssl/certs/ca-certificates.crt", "--platform", f"linux/{self.architecture}"]
+        docker("run", "--rm", *options, self.name, *pip, timeout=500)
 
 
 @pytest.fixture(scope="session", params=["amd64", "arm64"])

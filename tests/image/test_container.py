@@ -33,14 +33,20 @@ def test_the_sample_site_is_served_from_a_locked_container(image):
     with image.container(*LOCKED, sites=readable(ROOT / "sites")) as container:
         reply = container.ready().get()
         assert reply.status == 200 and reply.text.startswith("<!doctype html>")
-        assert container.get("/upload", method="POST", body=bytes(1_000_000)).status == 200, "a body larger than memory's share"
+        assert container.get("/upload", method="POST", body=bytes(1_000_000)).status == 200, (
+            "a body larger than memory's share"
+        )
         assert stop(container) == 0
         assert "Traceback" not in container.log() and '"ERROR"' not in container.log()
 
 
 def test_any_user_will_do(image, tmp_path):
     folder = readable(site(tmp_path / "site", "[os.getuid(), os.getgid()]"))
-    for options, expected in ([], "[65532, 65532]"), (["--user", "1234:5678"], "[1234, 5678]"), (["--user", "0"], "[0, 0]"):
+    for options, expected in (
+        ([], "[65532, 65532]"),
+        (["--user", "1234:5678"], "[1234, 5678]"),
+        (["--user", "0"], "[0, 0]"),
+    ):
         with image.container(*LOCKED, *options, sites=folder) as container:
             assert container.ready().get().text == expected
 
@@ -117,14 +123,19 @@ except psycopg2.OperationalError as error:
 def test_official_wheels_are_chosen_and_work(image, wheels):
     options = [*LOCKED, "--volume", f"{wheels}:/packages:ro", "--env", "PYTHONPATH=/packages"]
     assert image.run("python", "-c", WHEELS_WORK, options=options).stdout == "True\n"
-    assert {path.name.split(".")[1] for path in wheels.glob("psycopg2/*.so")} == {f"cpython-313-{image.machine}-linux-gnu"}
+    assert {path.name.split(".")[1] for path in wheels.glob("psycopg2/*.so")} == {
+        f"cpython-313-{image.machine}-linux-gnu"
+    }
 
 
 def test_a_virtual_environment_has_pip(image):
     code = "import subprocess; print(subprocess.check_output(['/tmp/v/bin/pip', '--version'], text=True))"
     made = "import venv; venv.create('/tmp/v', with_pip=True)"
     options = ["--read-only", "--tmpfs", "/tmp:exec,mode=1777", "--cap-drop", "ALL"]
-    assert "/tmp/v/lib/python3.13/site-packages/pip" in image.run("python", "-c", f"{made}\n{code}", options=options).stdout
+    assert (
+        "/tmp/v/lib/python3.13/site-packages/pip"
+        in image.run("python", "-c", f"{made}\n{code}", options=options).stdout
+    )
 
 
 PROCESSES = "[open(f'/proc/{p}/stat').read().rsplit(') ', 1)[1][0] for p in os.listdir('/proc') if p.isdigit()]"
@@ -137,7 +148,9 @@ def test_as_process_1_it_reaps_what_a_site_leaves(image, tmp_path):
         before = container.ready().get().text.count('"')
         for _ in range(3):
             container.get("/leave")
-        eventually(lambda: "Z" not in (now := container.get().text) and now.count('"') == before, what="the end of the orphans")
+        eventually(
+            lambda: "Z" not in (now := container.get().text) and now.count('"') == before, what="the end of the orphans"
+        )
         assert stop(container) == 0
 
 
@@ -168,7 +181,9 @@ def test_docker_stop_under_load_loses_no_request(image, tmp_path):
                 try:
                     connection.request("GET", "/", headers={"Connection": "close"})
                     response = connection.getresponse()
-                    (served if (response.status, response.read()) == (200, b'"done"') else wrong).append(response.status)
+                    (served if (response.status, response.read()) == (200, b'"done"') else wrong).append(
+                        response.status
+                    )
                 except (OSError, http.client.HTTPException) as error:
                     wrong.append(error)
                 finally:
@@ -191,7 +206,9 @@ def test_docker_kill_leaves_no_process_and_a_restart_serves(image, tmp_path):
         assert len(processes) >= 3
         docker("kill", container.name)
         assert container.wait() == 128 + SIGKILL
-        eventually(lambda: not [pid for pid in processes if Path(f"/proc/{pid}").exists()], what="the end of all processes")
+        eventually(
+            lambda: not [pid for pid in processes if Path(f"/proc/{pid}").exists()], what="the end of all processes"
+        )
         docker("start", container.name)
         assert container.ready().get().text == '"here"'
 

@@ -31,7 +31,14 @@ def programs(archive):
 
 
 def test_it_has_what_a_host_needs(archive):
-    for name in ("bin/atrio", "lib/python3.13/os.py", "systemd/atrio.service", "systemd/atrio.socket", "LICENSE", "README.md"):
+    for name in (
+        "bin/atrio",
+        "lib/python3.13/os.py",
+        "systemd/atrio.service",
+        "systemd/atrio.socket",
+        "LICENSE",
+        "README.md",
+    ):
         assert (archive / name).is_file()
     service = (archive / "systemd/atrio.service").read_text()
     assert "/opt/atrio/bin/atrio" in service and "Requires=atrio.socket" in service
@@ -47,7 +54,6 @@ def test_its_libraries_come_along_but_for_the_c_library(archive):
 
 
 def test_the_c_library_that_it_needs_is_the_one_that_the_readme_names(archive):
-    """Weak references, such as Rust's to newer functions, do not count."""
     needed = set()
     for path in programs(archive):
         shown = subprocess.check_output(["readelf", "-V", path], text=True)
@@ -69,7 +75,15 @@ print(sys.prefix, sys.executable)
 
 
 def test_it_works_wherever_it_is_unpacked(image, archive):
-    options = ["--volume", f"{archive}:{PLACE}:ro", "--entrypoint", f"{PLACE}/bin/atrio", "--read-only", "--tmpfs", "/tmp"]
+    options = [
+        "--volume",
+        f"{archive}:{PLACE}:ro",
+        "--entrypoint",
+        f"{PLACE}/bin/atrio",
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+    ]
     assert image.run("python", "-c", WORKS, options=options).stdout == f"{PLACE} {PLACE}/bin/atrio\n"
     assert image.run("pip", "--version", options=options).stdout.startswith(f"pip 25.1.1 from {PLACE}/lib/")
     with image.container(*options, sites=ROOT / "sites") as container:
