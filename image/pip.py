@@ -1,10 +1,9 @@
 """Runs pip from the wheel that virtual environments get theirs from, as ensurepip does."""
 
+import ensurepip
 import runpy
 import sys
 from pathlib import Path
-
-import ensurepip
 
 wheel = next(Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl"))
 sys.modules.pop("pip", None)
