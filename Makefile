@@ -62,7 +62,7 @@ image-test: $(VENV)/complete ## tests of the image that `make image` has made, a
 	$(WITH) --image --tests tests/image/with-arm64 $(TARGET) env ATRIO_TEST_IMAGE=atrio ATRIO_BINARY=$(CURDIR)/tests/image/atrio \
 		ATRIO_TEST_PYTHON=$(CURDIR)/tests/image/python3 $(VENV)/bin/pytest -c tests/pytest.ini -n 2 tests $(ARGS)
 
-reproducible: ## builds the image a second time, from nothing, and compares
+reproducible: image ## builds the image a second time, from nothing, and compares
 	@$(WITH) --image image/compare $(TARGET)
 
 soak: build $(VENV)/complete ## mixed load for MINUTES (10); fails if anything grows
