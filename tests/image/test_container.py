@@ -160,6 +160,12 @@ def test_its_workers_are_as_many_as_the_processors_it_may_use(image, tmp_path):
         assert '"workers":1,' in container.log()
 
 
+def test_docker_finds_it_healthy(image):
+    with image.container("--health-interval", "1s", sites=readable(ROOT / "sites")) as container:
+        container.ready()
+        eventually(lambda: container.inspect(".State.Health.Status") == '"healthy"', container.patience, "health")
+
+
 def test_docker_stop_under_load_loses_no_request(image, tmp_path):
     folder = readable(site(tmp_path / "site", "time.sleep(0.05) or 'done'", "import time"))
     with image.container("--env", "ATRIO_DRAIN_DELAY=1s", sites=folder) as container:
