@@ -236,7 +236,9 @@ def test_make_test_does_everything(tmp_path):
     assert code == 0, plan
     for part in ("ruff check", "ruff format", "cargo fmt --check", "cargo clippy --all-targets", "-D warnings"):
         assert part in plan
-    order = [plan.index(part) for part in ("cargo test", "cargo build --release", "bin/pytest", "image/build", "with-arm64")]
+    order = [
+        plan.index(part) for part in ("cargo test", "cargo build --release", "bin/pytest", "image/build", "with-arm64")
+    ]
     assert order == sorted(order)
 
 
