@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run build test lint unit blackbox soak reference
+.PHONY: help run build image dist test lint unit blackbox image-test reproducible soak reference
 
 # The interpreter to embed: `make build PYTHON=/usr/bin/python3`.
 PYTHON ?= python3
@@ -22,7 +22,7 @@ export RUFF_CACHE_DIR := $(TARGET)/ruff
 export CARGO_BUILD_JOBS ?= 2
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## serve sites/ on port 8080
 	@exec $(BINARY) --sites sites
@@ -30,17 +30,22 @@ run: build ## serve sites/ on port 8080
 build: ## target/release/atrio
 	@$(WITH) cargo build --release $(LOCKED)
 
+image: ## target/image for x86_64 and aarch64, and atrio:latest in Docker; FRESH=yes takes Debian's packages anew
+	@$(WITH) --image image/build $(TARGET)
+
+dist: image ## target/dist: archives for hosts without Docker
+
 # Pytest comes last and measures itself: its summary ends the output.
-test: ## everything: lint, unit tests, black-box tests
-	@for stage in lint unit build blackbox; do \
+test: ## everything: lint, unit tests, black-box tests of the binary and of the image
+	@for stage in lint unit build blackbox image image-test; do \
 		printf '\n=== %s\n' $$stage; began=$$SECONDS; \
 		$(MAKE) $$stage; \
-		[ $$stage = blackbox ] || printf '=== %s took %s s\n' $$stage $$((SECONDS - began)); \
+		[ $$stage = image-test ] || printf '=== %s took %s s\n' $$stage $$((SECONDS - began)); \
 	done
 
 lint: $(VENV)/complete ## formats and lints of Rust and Python, warnings denied
-	@$(VENV)/bin/ruff check --quiet $(STYLE) tests sites
-	@$(VENV)/bin/ruff format --quiet $(STYLE) --check tests sites
+	@$(VENV)/bin/ruff check --quiet $(STYLE) image sites tests
+	@$(VENV)/bin/ruff format --quiet $(STYLE) --check image sites tests
 	@$(WITH) --lint cargo fmt --check
 	@$(WITH) --lint cargo clippy --all-targets $(LOCKED) -- -D warnings
 
@@ -50,6 +55,15 @@ unit: ## unit tests
 blackbox: build $(VENV)/complete ## tests of the real binary
 	@$(WITH) --tests bash -c 'ATRIO_TEST_PYTHON=$$PYO3_PYTHON exec "$$@"' - \
 		env ATRIO_BINARY=$(BINARY) $(VENV)/bin/pytest -c tests/pytest.ini -n 2 tests $(ARGS)
+
+image-test: $(VENV)/complete ## tests of the image that `make image` has made, arm64 emulated, and all black-box tests against it
+	@docker info >/dev/null 2>&1 || { echo 'make image-test: no Docker engine runs here' >&2; exit 1; }
+	@trap 'docker ps --all --quiet --filter label=atrio-test=$(CURDIR) | xargs --no-run-if-empty docker rm --force >/dev/null' EXIT; \
+	$(WITH) --image --tests tests/image/with-arm64 $(TARGET) env ATRIO_TEST_IMAGE=atrio ATRIO_BINARY=$(CURDIR)/tests/image/atrio \
+		ATRIO_TEST_PYTHON=$(CURDIR)/tests/image/python3 $(VENV)/bin/pytest -c tests/pytest.ini -n 2 tests $(ARGS)
+
+reproducible: image ## builds the image a second time, from nothing, and compares
+	@$(WITH) --image image/compare $(TARGET)
 
 soak: build $(VENV)/complete ## mixed load for MINUTES (10); fails if anything grows
 	@$(WITH) env ATRIO_BINARY=$(BINARY) $(VENV)/bin/python tests/soak.py $(MINUTES)

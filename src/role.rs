@@ -29,6 +29,9 @@ pub fn choose(name: &OsStr, args: Vec<OsString>) -> Result<Role, Failure> {
     if called.starts_with(b"python") {
         return Ok(Role::Python(args));
     }
+    if called.starts_with(b"pip") {
+        return Ok(pip(args));
+    }
     let Some(first) = args.first() else { return Ok(Role::Serve(args)) };
     let rest = || args[1..].to_vec();
     Ok(match first.as_bytes() {
@@ -36,7 +39,7 @@ pub fn choose(name: &OsStr, args: Vec<OsString>) -> Result<Role, Failure> {
         b"config" => Role::Config(rest()),
         b"healthcheck" => Role::Healthcheck(rest()),
         b"python" => Role::Python(rest()),
-        b"pip" => Role::Python(["-m".into(), "pip".into()].into_iter().chain(rest()).collect()),
+        b"pip" => pip(rest()),
         word if word == ZYGOTE.as_bytes() => Role::Zygote,
         b"help" | b"--help" | b"-h" => Role::Help,
         b"--version" | b"-V" => Role::Version,
@@ -52,6 +55,10 @@ pub fn choose(name: &OsStr, args: Vec<OsString>) -> Result<Role, Failure> {
             return Err(Failure::new(Code::Usage, format!("`{shown}` is not a command{near} See: atrio --help")));
         }
     })
+}
+
+fn pip(args: Vec<OsString>) -> Role {
+    Role::Python(["-m".into(), "pip".into()].into_iter().chain(args).collect())
 }
 
 /// How Python starts in the role of `python3`: where it takes itself to be decides which packages it finds.
@@ -90,6 +97,7 @@ mod tests {
         assert_eq!(role("/usr/bin/python3.13 -c pass"), python("-c pass"));
         assert_eq!(role("atrio python -m venv"), python("-m venv"));
         assert_eq!(role("atrio pip list"), python("-m pip list"));
+        assert_eq!(role("/usr/bin/pip3 list"), python("-m pip list"));
         assert_eq!(role("atrio -c pass"), python("-c pass"));
         assert_eq!(role("atrio /proc/self/exe"), python("/proc/self/exe"));
         assert_eq!(role("atrio serv"), Err(Code::Usage));

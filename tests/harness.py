@@ -4,6 +4,7 @@ Nothing here sleeps to synchronise: an instance is ready when it says READY=1 on
 NOTIFY_SOCKET, and that same message tells the ports that the kernel chose.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 SITES = TESTS / "sites"
 BINARY = os.environ.get("ATRIO_BINARY", str(ROOT / "target/release/atrio"))
+IMAGE = os.environ.get("ATRIO_TEST_IMAGE")
+"""The image that is tested, if it is not a binary: BINARY is tests/image/atrio then, which runs it."""
 PATIENCE = 60.0
 """Upper bound, in seconds, of every wait for the server. A healthy one answers in milliseconds."""
 
@@ -26,7 +29,7 @@ PATIENCE = 60.0
 def clean_environment(**extra):
     """The caller's environment without what would configure Atrio. A variable that is None is not set."""
     names = ("ATRIO_", "PORT", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "PYTHONPATH", "VIRTUAL_ENV", "NOTIFY_SOCKET")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(names)}
+    kept = {k: v for k, v in os.environ.items() if k == "ATRIO_TEST_IMAGE" or not k.startswith(names)}
     return {k: str(v) for k, v in (kept | extra).items() if v is not None}
 
 
@@ -52,6 +55,7 @@ class Atrio:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         variables |= {k if k.isupper() else f"ATRIO_{k.upper()}": v for k, v in settings.items()}
+        variables |= {"ATRIO_TEST_CONTAINER": self.folder.name} if IMAGE else {}
         self.port = self.admin_port = None
         self.said = []
         """Every line that the instance has sent to its NOTIFY_SOCKET."""
@@ -64,13 +68,26 @@ class Atrio:
                 stderr=err,
                 env=clean_environment(**variables),
             )
-        self.pid = self.process.pid
         if ready:
             try:
                 self.wait_ready()
             except BaseException:
                 self.stop(SIGKILL)
                 raise
+
+    @functools.cached_property
+    def pid(self):
+        """The pid of the supervisor; None if its container has ended before anybody asked."""
+        if not IMAGE:
+            return self.process.pid
+        inspect = ["docker", "inspect", "--format", "{{.State.Pid}}", self.folder.name]
+
+        def known():
+            shown = subprocess.run(inspect, capture_output=True, text=True, check=False).stdout.strip()
+            return shown if shown not in ("", "0") else self.process.poll() is not None and "ended"
+
+        found = eventually(known, what="a process in the container")
+        return None if found == "ended" else int(found)
 
     def hear(self, word, patience=PATIENCE):
         """Waits until the instance says `word` (a regular expression) on its NOTIFY_SOCKET; returns the match."""
@@ -140,6 +157,8 @@ class Atrio:
 
     def children(self):
         """{pid: command name} of all its descendants."""
+        if self.pid is None:
+            return {}
         parents, names = {}, {}
         for entry in os.listdir("/proc"):
             if entry.isdigit():
@@ -165,6 +184,7 @@ class Atrio:
         return [pid for pid, name in self.children().items() if name.startswith("atrio-worker")]
 
     def signal(self, number):
+        assert self.pid is not None, f"it has ended:\n{self.log()}"
         os.kill(self.pid, number)
 
     def wait(self, patience=PATIENCE):
@@ -174,8 +194,11 @@ class Atrio:
     def stop(self, number=SIGTERM, patience=PATIENCE):
         """Ends it, and whatever it may have left behind."""
         left = self.children()
-        if self.process.poll() is None:
-            self.signal(number)
+        if self.process.poll() is None and self.pid is not None:
+            try:
+                self.signal(number)
+            except ProcessLookupError:
+                pass  # Its container is about to end.
             try:
                 self.process.wait(patience)
             except subprocess.TimeoutExpired:

@@ -17,15 +17,31 @@ from real.genro import Genro
 
 README = (ROOT / "README.md").read_text()
 SOURCES = "".join(f.read_text() for f in sorted((ROOT / "src").rglob("*.rs"))).replace('\\"', '"')
-COMMANDS, FILES, OTHERS = ("sh", "console"), ("python", "toml"), ("text",)
+COMMANDS, FILES, OTHERS = ("sh", "console"), ("python", "toml", "dockerfile"), ("text",)
 """Kinds of blocks: commands; files that begin with their path in a comment; what is only read."""
 
-SERVES = re.compile(r"(\w+=\S+ )*(make run|atrio)( serve| --(?!help|version)\S+.*)?( [<>]\S+)?")
+SERVES = re.compile(r"(\w+=\S+ )*(make run|atrio)( serve| --(?!help|version)\S+.*)?( [<>]\S+)?|docker run (?!--rm).*")
 """A command that does not end by itself."""
 END = re.compile(r"(?s)(.*)\x1e(\d+)\n")
-STAND_INS = {"make test": "make --dry-run test"}
-"""`make test` runs this very test. What `make run` builds is there already: it gets a stand-in for cargo."""
+STAND_INS = {"make test": "make --dry-run test", "make image": "make --dry-run image"}
+"""`make test` runs this very test. What `make run` and `make image` build is there already: cargo gets a stand-in."""
 CARGO = "#!/bin/sh\necho rustc 99.0.0\n"
+DOCKER = f"""#!/bin/sh
+# Marks containers for their removal, and lets pip get at its packages as it can on this machine.
+command=$1; shift
+certificates=/etc/ssl/certs/ca-certificates.crt
+case "$command $*" in
+  *" pip "*) set -- --network host --env PIP_CERT=$certificates --volume "${{SSL_CERT_FILE:-$certificates}}:$certificates:ro" "$@" ;;
+  build*)
+    cp "${{SSL_CERT_FILE:-$certificates}}" certificates.crt
+    sed -i "s|^USER root|&\\nENV PIP_CERT=$certificates\\nCOPY certificates.crt $certificates|" Dockerfile
+    set -- --network host "$@" ;;
+esac
+[ "$command" != run ] || set -- --label "atrio-test={ROOT}" --label "scene=$HOME" "$@"
+exec {shutil.which("docker")} "$command" "$@"
+"""
+CONTAINER = "In a container"
+"""The section whose commands want the image; those of the others want the binary."""
 
 
 def blocks():
@@ -62,6 +78,8 @@ class Scene:
         for tool in ("cargo", "rustc"):
             self.place(f"stand-ins/{tool}").write_text(CARGO)
             (folder / f"stand-ins/{tool}").chmod(0o755)
+        self.place("stand-ins/docker").write_text(DOCKER)
+        (folder / "stand-ins/docker").chmod(0o755)
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(folder / "notify"))
         self.notify.settimeout(PATIENCE)
@@ -97,6 +115,8 @@ class Scene:
         command = command.partition("  #")[0].strip()
         for port, name in (("8080", "LISTEN"), ("9090", "ADMIN_LISTEN")):
             command = command.replace(f"localhost:{port}", self.ports.get(name, f"localhost:{port}"))
+        port = free_port()
+        command = command.replace("-p 8080:8080", f"-p 127.0.0.1:{port}:8080")
         words = command.removesuffix("&").strip()
         serves = bool(SERVES.fullmatch(words))
         words = STAND_INS.get(words, words)
@@ -107,7 +127,9 @@ class Scene:
         if shown is not None:
             pattern = ".*".join(r"\s+".join(map(re.escape, part.split(" "))) for part in squeezed(shown).split("…"))
             assert re.fullmatch(pattern, squeezed(output), re.DOTALL), f"{command} shows\n{output}\nand not\n{shown}"
-        if serves or command.startswith("kill -HUP"):
+        if command.startswith("docker run") and serves:
+            eventually(lambda: self.execute(f"curl -fs -o page.html localhost:{port}/")[1] == 0, what=self.log())
+        elif serves or command.startswith("kill -HUP"):
             self.await_ready()
         self.waits.get(command, lambda: None)()
 
@@ -140,6 +162,15 @@ class Scene:
         os.killpg(self.shell.pid, signal.SIGKILL)
         self.shell.wait()
         self.notify.close()
+        if harness.IMAGE:
+            left = ["docker", "ps", "--all", "--quiet", "--filter", f"label=scene={self.folder}"]
+            for container in subprocess.check_output(left, text=True).split():
+                subprocess.run(["docker", "rm", "--force", container], check=True, stdout=subprocess.DEVNULL)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 def squeezed(text):
@@ -157,7 +188,8 @@ def genro(tmp_path):
     return genro
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.binary("a reader types these commands outside of a container")
+@pytest.mark.parametrize("section", [section for section in SECTIONS if section != CONTAINER])
 def test_the_commands_of(section, tmp_path, request):
     environment, waits = {}, {}
     if section == "GenroPy":
@@ -175,6 +207,21 @@ def test_the_commands_of(section, tmp_path, request):
             scene.play(*block)
 
 
+@pytest.mark.image("its commands want the image")
+def test_the_commands_of_the_container(tmp_path):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    (tmp_path / "requirements.txt").write_text("flask\n")
+    with Scene(tmp_path, {}) as scene:
+        for block in SECTIONS[CONTAINER]:
+            scene.play(*block)
+        shown, _ = scene.execute(
+            "docker run --rm my-site python -c 'import flask; print(flask.__file__)'; docker rmi my-site"
+        )
+    assert shown.startswith("/usr/local/lib/python3.13/dist-packages/flask/")
+    assert (tmp_path / "sites/site-packages/flask").is_dir()
+
+
 def test_no_block_is_left_out():
     assert {language for _, language, _ in blocks()} <= {*COMMANDS, *FILES, *OTHERS}
     assert README.count("\n```") == 2 * len(list(blocks()))
@@ -183,13 +230,16 @@ def test_no_block_is_left_out():
         assert language not in FILES or re.match(r"# [\w/.]+\n", text), text
 
 
+@pytest.mark.binary("it is about this folder")
 def test_make_test_does_everything(tmp_path):
     with Scene(tmp_path, {}) as scene:
         plan, code = scene.execute("make --dry-run test")
     assert code == 0, plan
     for part in ("ruff check", "ruff format", "cargo fmt --check", "cargo clippy --all-targets", "-D warnings"):
         assert part in plan
-    order = [plan.index(part) for part in ("cargo test", "cargo build --release", "bin/pytest")]
+    order = [
+        plan.index(part) for part in ("cargo test", "cargo build --release", "bin/pytest", "image/build", "with-arm64")
+    ]
     assert order == sorted(order)
 
 

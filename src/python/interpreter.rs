@@ -37,8 +37,9 @@ impl Config {
 
     /// Tells Python where it is. PYTHONHOME would put another interpreter's standard library in place of this one's.
     fn place(&mut self, program: &Path) -> Result<(), String> {
+        let prefix = prefix()?;
         if std::env::var_os("PYTHONHOME").is_some() {
-            self.set(|c| &mut c.home, OsStr::new(env!("ATRIO_PYTHON_PREFIX")))?;
+            self.set(|c| &mut c.home, prefix.as_os_str())?;
         }
         self.set(|c| &mut c.program_name, program.as_os_str())
     }
@@ -106,6 +107,33 @@ pub fn main(start: &Start) -> Result<i32, String> {
     config.initialize()?;
     // SAFETY: Python was initialised by this thread, which is attached; Py_RunMain finalises it.
     Ok(unsafe { ffi::Py_RunMain() })
+}
+
+/// The folder that has the standard library in its `lib`: the one above the binary's folder if libpython is part of the binary.
+///
+/// Python would look on in `/usr` for a library that is not there, and might find another version's.
+fn prefix() -> Result<PathBuf, String> {
+    if let Some(prefix) = option_env!("ATRIO_PYTHON_PREFIX") {
+        return Ok(prefix.into());
+    }
+    let binary = binary();
+    let folder = binary.parent().unwrap_or(Path::new("/"));
+    let prefix = copied_from(folder).unwrap_or(folder.to_owned()).parent().unwrap_or(Path::new("/")).to_owned();
+    let library = prefix.join(concat!("lib/python", env!("ATRIO_PYTHON")));
+    if library.join("os.py").is_file() {
+        return Ok(prefix);
+    }
+    Err(format!("its standard library is not in {}; keep the folders that atrio came with together", library.display()))
+}
+
+/// Where the binary of a folder was copied from, if the folder is a virtual environment's: its `pyvenv.cfg` says so.
+fn copied_from(folder: &Path) -> Option<PathBuf> {
+    let config = std::fs::read_to_string(folder.parent()?.join("pyvenv.cfg")).ok()?;
+    let settings = config.lines().filter_map(|line| line.split_once('='));
+    settings
+        .map(|(name, value)| (name.trim(), value.trim()))
+        .find(|(name, _)| *name == "home")
+        .map(|(_, home)| home.into())
 }
 
 /// The path of this binary, the `sys.executable` of what runs in it.

@@ -155,4 +155,6 @@ os.execv("BINARY", ["BINARY", *sys.argv[1:]])
 
 def without_privilege(folder):
     """Servers and runs within obey the modes of files, even if root starts them."""
+    if harness.IMAGE:
+        return started_by(folder, '#!/bin/sh\nATRIO_TEST_OPTIONS=--cap-drop=ALL exec "BINARY" "$@"\n')
     return started_by(folder, UNPRIVILEGED.format(python=sys.executable))

@@ -199,9 +199,11 @@ def test_a_unix_socket_that_cannot_be_made_is_named(tmp_path):
     assert "ATRIO_LISTEN" in run(sites=tmp_path / "site", listen=f"unix:{long}").stderr
 
 
+OUTPUT = pytest.mark.binary("the output of a container is the engine's")
 REDIRECTIONS = [">/dev/full", "2>/dev/full", ">/dev/full 2>&1", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 
 
+@OUTPUT
 @pytest.mark.parametrize("redirection", REDIRECTIONS)
 def test_it_serves_whatever_becomes_of_its_output(tmp_path, redirection):
     folder = site(tmp_path / "site", "print('a line of the site') or 'here'")
@@ -215,6 +217,7 @@ def test_it_serves_whatever_becomes_of_its_output(tmp_path, redirection):
         assert server.log().count("access log cannot be written") <= 2, "once for each worker"
 
 
+@OUTPUT
 @pytest.mark.parametrize("redirection", REDIRECTIONS)
 def test_errors_have_their_code_whatever_becomes_of_the_output(tmp_path, redirection):
     with started_by_shell(tmp_path, redirection):
@@ -223,12 +226,14 @@ def test_errors_have_their_code_whatever_becomes_of_the_output(tmp_path, redirec
         assert "panicked" not in result.stderr
 
 
+@OUTPUT
 @pytest.mark.parametrize("command", ["--help", "--version", "config"])
 def test_what_cannot_be_printed_is_one_message(tmp_path, command):
     with started_by_shell(tmp_path, ">/dev/full"):
         refused(command, code=74, says=["cannot write to stdout", "No space left"])
 
 
+@OUTPUT
 def test_a_reader_that_has_read_enough_is_no_error(tmp_path):
     with started_by_shell(tmp_path, "| head -n 1"):
         result = run("--help")
@@ -245,6 +250,7 @@ os.execv("BINARY", ["BINARY", *sys.argv[1:]])
 """
 
 
+@OUTPUT
 @pytest.mark.parametrize("streams", [[1], [2], [1, 2]])
 def test_it_serves_when_the_reader_of_its_output_is_gone(tmp_path, streams):
     folder = site(tmp_path / "site", "print('a line of the site') or 'here'")

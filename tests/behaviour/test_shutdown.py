@@ -191,9 +191,10 @@ def test_the_accept_backlog_is_served_when_every_process_gets_the_signal():
         clients = [stack.enter_context(server.connect()) for _ in range(10)]
         for client in clients:
             client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-        for pid in [*server.workers(), server.pid]:
+        for pid in server.workers():
             os.kill(pid, SIGTERM)
             os.kill(pid, SIGCONT)
+        server.signal(SIGTERM)
         assert [client.reply().status for client in clients] == [200] * 10
         assert server.wait(10) == 0
 

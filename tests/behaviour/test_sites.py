@@ -29,6 +29,7 @@ def test_the_folder_itself_goes_before_those_in_it(tmp_path):
         assert answer(server) == "above"
 
 
+@pytest.mark.binary("the image has the folder /sites, which goes before ./sites")
 def test_a_site_is_found_in_the_working_directory(tmp_path):
     site(tmp_path / "sites", "'in ./sites'")
     with Atrio(tmp_path, ATRIO_SITES=None, cwd=tmp_path) as server:

@@ -31,7 +31,8 @@ def build_venv(name):
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([PYTHON, "-m", "venv", folder], check=True)
-            install = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            # Not by the environment's own python: if that is an image's, it is nothing here.
+            install = [PYTHON, "-m", "pip", "--python", folder, "install", "--quiet", "--disable-pip-version-check"]
             subprocess.run([*install, "-r", requirements], check=True)
             done.touch()
     return folder

@@ -7,6 +7,7 @@ import socket
 import subprocess
 from urllib.parse import urlencode, urljoin
 
+import harness
 from harness import eventually
 
 SITE = "hall"
@@ -31,10 +32,14 @@ class Genro:
     """A project with one sqlite instance of the packages sys and adm. A context manager: inside, the daemon runs."""
 
     def __init__(self, folder, venv):
-        self.folder, self.bin = folder, venv / "bin"
+        self.folder, self.command = folder, [venv / "bin/gnr"]
         self.package = next(venv.glob("lib/python3*/site-packages/gnr"))
         self.settings = {"HOME": folder, "GENRO_GNRFOLDER": folder / ".gnr", "PYTHONWARNINGS": "ignore"}
         """All state of GenroPy stays in the folder."""
+        if harness.IMAGE:
+            # The environment's python is the image's.
+            self.command = [harness.BINARY, "python", *self.command]
+            self.settings["ATRIO_VENV"] = venv
         self.projects = folder / "projects"
         for new in (self.projects, folder / ".gnr"):
             new.mkdir()
@@ -52,7 +57,7 @@ class Genro:
 
     def gnr(self, *args):
         done = subprocess.run(
-            [self.bin / "gnr", *args],
+            [*self.command, *args],
             check=False,
             env=self.environment(),
             cwd=self.folder,
@@ -89,7 +94,7 @@ class Genro:
     def __enter__(self):
         with open(self.folder / "daemon.log", "w") as log:
             self.daemon = subprocess.Popen(
-                [self.bin / "gnr", "web", "daemon"],
+                [*self.command, "web", "daemon"],
                 env=self.environment(),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -105,8 +110,9 @@ class Genro:
         return self
 
     def __exit__(self, *_):
-        os.killpg(self.daemon.pid, signal.SIGKILL)
-        self.daemon.wait()
+        # What is in a container is reached by signals that can be passed on.
+        os.killpg(self.daemon.pid, signal.SIGTERM if harness.IMAGE else signal.SIGKILL)
+        self.daemon.wait(harness.PATIENCE)
 
 
 class Visitor:
