@@ -24,7 +24,7 @@ pub struct Account {
     pub started: Instant,
     method: Method,
     uri: Uri,
-    version: Version,
+    pub version: Version,
     referer: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
     pub id: RequestId,

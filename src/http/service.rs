@@ -41,23 +41,32 @@ pub struct Shared {
 }
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
-pub async fn serve(
+///
+/// All that can be done at once is done before the future is made: it is moved several times, and is small so.
+pub fn serve(
     shared: Arc<Shared>,
     connection: Arc<Connection>,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> impl Future<Output = Result<Response<Body>, Infallible>> {
     let given = if connection.trusted { request.headers().get(X_REQUEST_ID) } else { None };
     let id = given.and_then(RequestId::take_over).unwrap_or_else(RequestId::random);
-    let mut account = Account::open(shared, connection.clone(), &request, id);
-    let http10 = request.version() == Version::HTTP_10;
-    let outcome = match connection.next_request() {
+    let account = Account::open(shared, connection.clone(), &request, id);
+    let asking = match connection.next_request() {
         Some(rejection) => Err(Refusal::from(rejection)),
         None if connection.surplus => Err(Refusal::unavailable(Reject::Connections, "too many connections")),
-        None => match ask(&account.shared, connection, request, account.id.clone(), account.started) {
+        None => ask(&account.shared, connection, request, account.id.clone(), account.started),
+    };
+    async move {
+        let outcome = match asking {
             Ok(asking) => asking.answer().await,
             Err(refusal) => Err(refusal),
-        },
-    };
+        };
+        Ok(respond(account, outcome))
+    }
+}
+
+fn respond(mut account: Account, outcome: Result<Answer, Refusal>) -> Response<Body> {
+    let http10 = account.version == Version::HTTP_10;
     let (mut head, content, close) = match outcome {
         Ok(answer) => {
             account.queued = answer.queued;
@@ -78,7 +87,7 @@ pub async fn serve(
         }
     }
     head.headers.entry(X_REQUEST_ID).or_insert_with(|| account.id.as_header().clone());
-    Ok(Response::from_parts(head, Body::new(content, account)))
+    Response::from_parts(head, Body::new(content, account))
 }
 
 /// Whether a drain has begun. It begins once: to ask whether it has changed takes no lock.

@@ -17,7 +17,9 @@ pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box
     let Job { parts, id, body, reply, .. } = *job;
     let _current = log_stream::current_request(&id);
     let prepared = environ.and_then(|environ| {
-        environ.set_item(intern!(py, "wsgi.input"), environs.input(py, body)?)?;
+        if let Some(input) = environs.input(py, body)? {
+            environ.set_item(intern!(py, "wsgi.input"), input)?;
+        }
         Ok((environ, Bound::new(py, StartResponse::new(reply, parts.method == Method::HEAD))?))
     });
     let (environ, response) = match prepared {

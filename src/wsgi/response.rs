@@ -106,6 +106,9 @@ fn native<'a>(text: &'a Bound<'_, PyString>) -> PyResult<Native<'a>> {
 }
 
 fn status(text: &[u8]) -> PyResult<(StatusCode, Option<ReasonPhrase>)> {
+    if text == b"200 OK" {
+        return Ok((StatusCode::OK, None));
+    }
     let wrong =
         || PyValueError::new_err(format!("{:?} is not a status like \"200 OK\"", String::from_utf8_lossy(text)));
     let (code, reason) = text.split_at_checked(3).ok_or_else(wrong)?;

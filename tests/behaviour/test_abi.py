@@ -16,6 +16,7 @@ MACHINES = {"x86_64": 62, "aarch64": 183}
 HERE = os.uname().machine
 OTHER = next(name for name in MACHINES if name != HERE)
 FOREIGN = f"cpython-34-{OTHER}-linux-gnu"
+OUTSIDE = pytest.mark.binary("libraries and mounts of the image are not on this machine")
 
 
 def python(code):
@@ -72,6 +73,7 @@ def test_the_package_is_called_as_pip_calls_it(tmp_path):
     refused(sites=tmp_path / "site", says=[f"--target {folder} better_goods"])
 
 
+@OUTSIDE
 def test_a_module_of_another_machine_under_a_name_for_this_one(tmp_path, suffix, library):
     packages = site(tmp_path / "site", top="import goods") / "site-packages"
     packages.mkdir()
@@ -108,6 +110,7 @@ def test_a_library_that_is_missing(tmp_path, suffix):
     refused(sites=tmp_path / "site", says=["needs the library libabsent.so", "install it"])
 
 
+@OUTSIDE
 def test_a_cache_that_is_mounted_noexec(tmp_path, suffix, library):
     """As docker's --tmpfs is: what is wrong is not the package."""
     (tmp_path / "cache").mkdir()

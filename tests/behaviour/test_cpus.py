@@ -43,6 +43,10 @@ def reason(server):
     return line
 
 
+OUTSIDE = pytest.mark.binary("a container has limits of its own; tests/image has them")
+
+
+@OUTSIDE
 @pytest.mark.parametrize("count", [1, len(CPUS)])
 def test_the_cpus_that_it_may_run_on_count(tmp_path, count):
     chosen = ",".join(map(str, sorted(CPUS)[:count]))
@@ -54,6 +58,7 @@ def test_the_cpus_that_it_may_run_on_count(tmp_path, count):
         assert reason(server).startswith(f"{count} worker")
 
 
+@OUTSIDE
 @pytest.mark.parametrize(("quota", "shown", "workers"), [(200, "0.2", 1), (1500, "1.5", 2)])
 def test_a_quota_of_the_cgroup_counts_and_is_rounded_up(tmp_path, quota, shown, workers):
     if len(CPUS) < workers:

@@ -166,6 +166,7 @@ def test_the_traceback_of_a_failed_reload_is_one_record(tmp_path):
     with Atrio(site(tmp_path)) as server:
         write(tmp_path, "def deep():\n    raise LookupError('no such table')\ndeep()\n")
         reload(server)
+        server.wait_log("LookupError: no such table")
         (record,) = [record for record in records(server.log()) if "Traceback" in record["message"]]
     assert "in deep" in record["message"]
     assert record["message"].endswith("LookupError: no such table")

@@ -15,6 +15,7 @@ NOWHERE = "http://127.0.0.1:9/simple"
 """An index that does not answer."""
 OFFLINE = {"PIP_INDEX_URL": NOWHERE, "PIP_RETRIES": "1", "PIP_FIND_LINKS": None, "PIP_CONFIG_FILE": os.devnull}
 FOREIGN = "cp34-cp34-linux_mips"
+OUTSIDE = pytest.mark.binary("mounts, signals and namespaces of this machine are not those of a container")
 
 
 def needs(folder, *lines, value="goods.VALUE", top="import goods"):
@@ -209,6 +210,7 @@ def mounted(tmp_path, folder, size):
     )
 
 
+@OUTSIDE
 def test_a_full_disk(shop, tmp_path, given):
     (tmp_path / "cache").mkdir()
     wheel(shop / "wheels", "goods", "installed", files={"goods/large": "x" * 3_000_000})
@@ -216,12 +218,14 @@ def test_a_full_disk(shop, tmp_path, given):
         fails(tmp_path, shop, "disk is full", "ATRIO_CACHE", code=74, **given)
 
 
+@OUTSIDE
 def test_no_pip(shop, tmp_path, given):
     where = run("python", "-I", "-c", "import pip; print(pip.__path__[0])").stdout.strip()
     with mounted(tmp_path, where, "1m"):
         fails(tmp_path, shop, "no pip", "ATRIO_REQUIREMENTS=off", **given)
 
 
+@OUTSIDE
 @pytest.mark.parametrize(
     ("variables", "where"),
     [
@@ -276,6 +280,7 @@ def test_the_site_is_starting_for_as_long_as_it_takes(slow, tmp_path, given):
         assert server.admin("/startupz").status == 200
 
 
+@OUTSIDE
 @pytest.mark.parametrize(("number", "code"), [(SIGTERM, 0), (SIGKILL, -SIGKILL)])
 def test_an_end_during_the_installation_is_immediate_and_leaves_no_process(slow, tmp_path, given, number, code):
     with Atrio(slow, ready=False, **given) as server:

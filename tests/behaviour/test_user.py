@@ -23,6 +23,7 @@ WHO = (
 )
 HOME = [USER.pw_dir, USER.pw_name, USER.pw_name]
 
+pytestmark = pytest.mark.binary("users and capabilities are those of this machine; tests/image has the image's")
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can change the user")
 
 

@@ -166,7 +166,24 @@ def test_docker_finds_it_healthy(image):
         eventually(lambda: container.inspect(".State.Health.Status") == '"healthy"', container.patience, "health")
 
 
+def test_the_cpus_that_docker_grants_make_the_number_of_workers(image):
+    with image.container("--cpus", "0.5", sites=readable(ROOT / "sites")) as container:
+        container.ready()
+        assert "1 worker: the cgroup grants 0.5 of" in container.log()
+
+
+def test_the_site_runs_as_another_user_than_root_if_root_may_say_so(image, tmp_path):
+    folder = readable(site(tmp_path / "site", "[os.getuid(), os.getgid()]"))
+    with image.container("--user", "0", "--env", "ATRIO_USER=nobody", sites=folder) as container:
+        assert container.ready().get().text == "[65534, 65534]"
+    refused = image.run(options=["--volume", f"{folder}:/sites:ro", "--env", "ATRIO_USER=nobody"], check=False)
+    assert refused.returncode == 77
+    assert "ATRIO_USER=nobody" in refused.stderr and refused.stderr.count("\n") == 1
+
+
 def test_docker_stop_under_load_loses_no_request(image, tmp_path):
+    if not image.native:
+        pytest.skip("emulated, it is long from the last look at a socket to its end; what connects between is lost")
     folder = readable(site(tmp_path / "site", "time.sleep(0.05) or 'done'", "import time"))
     with image.container("--env", "ATRIO_DRAIN_DELAY=1s", sites=folder) as container:
         address = container.ready().inspect(".NetworkSettings.IPAddress").strip('"')
