@@ -5,7 +5,7 @@
 //! on the thread that leads.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -34,6 +34,9 @@ const PATIENCE: u32 = 5;
 
 pub struct Engine {
     runtime: Runtime,
+    /// Held by the thread that drives. One that has just lost the lead may still be about to leave the runtime: what it was told,
+    /// another must not hear in its place.
+    driver: Mutex<()>,
     pub(super) queue: Arc<Queue>,
     pub(super) completions: Arc<Completions>,
     /// Wakes the task that looks after the queue.
@@ -56,7 +59,7 @@ impl Engine {
                 }
             })
             .build()?;
-        Ok(Arc::new(Engine { runtime, queue, completions, busy: Notify::new() }))
+        Ok(Arc::new(Engine { runtime, driver: Mutex::default(), queue, completions, busy: Notify::new() }))
     }
 
     /// Starts a task.
@@ -97,6 +100,7 @@ impl Engine {
             self.completions.deliver_and_watch(cx.waker());
             if self.queue.is_relieved() { Poll::Ready(()) } else { Poll::Pending }
         });
+        let _driver = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
         self.runtime.block_on(turns);
     }
 

@@ -46,6 +46,8 @@ enum App {
     Taking(Report),
     Running(Report),
     Driving,
+    /// Relieved, and still in the runtime.
+    Leaving,
     Asleep,
     Left,
 }
@@ -89,8 +91,12 @@ impl Walk {
                 self.pushed += 1;
             }
         }
-        self.queue.rest();
-        self.queue.is_relieved()
+        self.queue.rest() || self.queue.is_closed()
+    }
+
+    /// Whether the runtime is free: the engine's lock on it.
+    fn is_free(&self) -> bool {
+        !self.apps.iter().any(|(app, _)| matches!(app, App::Driving | App::Leaving))
     }
 
     /// One step of one thread; false: it can take none. `quiet`: nothing new comes.
@@ -127,6 +133,10 @@ impl Walk {
                 if !self.turn(quiet) {
                     return !quiet;
                 }
+                App::Leaving
+            }
+            App::Leaving => {
+                assert!(self.queue.is_relieved(), "somebody else has heard it");
                 let closed = self.queue.is_closed();
                 if closed {
                     self.queue.resign();
@@ -146,8 +156,10 @@ impl Walk {
     fn step_io(&mut self, quiet: bool) -> bool {
         let (io, sleeper) = self.io.clone();
         let next = match io {
+            Io::Driving if !self.is_free() => return false,
             Io::Driving => {
-                let relieved = self.turn(quiet);
+                self.turn(quiet);
+                let relieved = self.queue.is_relieved();
                 match self.queue.successor().filter(|_| relieved) {
                     Some(successor) => {
                         successor.call();
