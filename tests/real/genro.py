@@ -1,6 +1,7 @@
 """A GenroPy project as its own commands make it, the daemon that it needs, and a visitor of its pages."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -26,6 +27,17 @@ if __name__ == '__main__':
     server.run()
 """
 """The declaration of the GenroPy manual, chapter WSGI, word for word."""
+
+
+def free_port():
+    """Below those that the kernel gives to clients: one of them could be given to the very connection that asks for the daemon."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        try:
+            socket.create_server(("0.0.0.0", port)).close()
+        except OSError:
+            continue
+        return port
 
 
 class Genro:
@@ -69,8 +81,7 @@ class Genro:
 
     def configure(self):
         """A port of its own for the daemon, and this folder as the place of projects."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         for name in ("environment.xml", "siteconfig/default.xml"):
             path = self.folder / ".gnr" / name
             text = re.sub(r'(<gnrdaemon [^>]*port=)"\d+"', rf'\1"{self.port}"', path.read_text())
