@@ -32,7 +32,7 @@ const READ_BUFFER: usize = 64 * 1024;
 /// What every connection is served with.
 #[derive(Clone)]
 pub struct Serving {
-    pub shared: Arc<Shared>,
+    pub shared: &'static Shared,
     pub timeouts: Timeouts,
     pub max_header: usize,
     pub max_connections: usize,
@@ -145,7 +145,7 @@ fn start<S>(stream: S, peer: Option<SocketAddr>, local: Bound, serving: &Serving
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let shared = serving.shared.clone();
+    let shared = serving.shared;
     let slot = shared.slot;
     slot.connections_accepted.fetch_add(1, Relaxed);
     let surplus = slot.connections.fetch_add(1, Relaxed) >= serving.max_connections as i64;
@@ -155,7 +155,7 @@ where
     let max_header = serving.max_header;
     let alive = serving.alive.clone();
     tokio::spawn(async move {
-        let serve = service_fn(move |request| service::serve(shared.clone(), connection.clone(), request));
+        let serve = service_fn(move |request| service::serve(shared, connection.clone(), request));
         let mut http = http1::Builder::new();
         // A client may end its side after its request (RFC 9112 section 9.6 closes in halves).
         http.half_close(true).max_buf_size(max_header + READ_BUFFER);

@@ -18,7 +18,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// Records its request when it is dropped: when the last byte of the response has been handed over, or the connection is gone.
 pub struct Account {
-    pub shared: Arc<Shared>,
+    pub shared: &'static Shared,
     pub connection: Arc<Connection>,
     /// When the request's head had arrived.
     pub started: Instant,
@@ -35,7 +35,7 @@ pub struct Account {
 
 impl Account {
     pub fn open<B>(
-        shared: Arc<Shared>,
+        shared: &'static Shared,
         connection: Arc<Connection>,
         request: &http::Request<B>,
         id: RequestId,

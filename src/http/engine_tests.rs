@@ -9,9 +9,9 @@ const CONNECTIONS: usize = 20;
 const REQUESTS: usize = 1000;
 
 /// What an app thread does, without Python.
-fn serve(engine: &Arc<Engine>) {
+fn serve(engine: &'static Engine) {
     let mut random = fastrand::Rng::new();
-    let mut seat = Seat::new(engine.clone());
+    let mut seat = Seat::new(engine);
     loop {
         while let Some(job) = seat.take() {
             let started = Instant::now();
@@ -43,16 +43,15 @@ fn serve(engine: &Arc<Engine>) {
 #[test]
 fn every_request_is_answered_while_the_lead_changes() {
     let engine = Engine::new(CONNECTIONS, slot()).unwrap();
-    let (driver, looked_after) = (engine.clone(), engine.clone());
-    std::thread::spawn(move || driver.run());
-    engine.spawn(async move { looked_after.look_after(Duration::from_secs(60)).await });
+    std::thread::spawn(move || engine.run());
+    engine.spawn(async move { engine.look_after(Duration::from_secs(60)).await });
     let (done, all_done) = std::sync::mpsc::channel();
     let answered: Arc<AtomicUsize> = Arc::default();
     for _ in 0..CONNECTIONS {
-        let (engine, done, answered) = (engine.clone(), done.clone(), answered.clone());
-        engine.clone().spawn(async move {
+        let (done, answered) = (done.clone(), answered.clone());
+        engine.spawn(async move {
             for _ in 0..REQUESTS {
-                let (job, receiver) = job(&engine);
+                let (job, receiver) = job(engine);
                 engine.push(job).unwrap_or_else(|_| panic!("refused below the limit"));
                 assert!(receiver.await.expect("a request was lost").is_ok());
                 answered.fetch_add(1, Relaxed);
@@ -62,13 +61,12 @@ fn every_request_is_answered_while_the_lead_changes() {
     }
     std::thread::scope(|scope| {
         for _ in 0..3 {
-            scope.spawn(|| serve(&engine));
+            scope.spawn(|| serve(engine));
         }
         for _ in 0..CONNECTIONS {
             all_done.recv_timeout(Duration::from_secs(60)).expect("the engine stands still");
         }
-        let closing = engine.clone();
-        engine.spawn(async move { closing.close() });
+        engine.spawn(async { engine.close() });
     });
     assert_eq!(answered.load(Relaxed), CONNECTIONS * REQUESTS);
 }

@@ -40,7 +40,7 @@ pub struct Job {
 /// The right, and the duty, to answer one request. Dropped unused, it makes the service answer 500.
 pub struct Reply {
     sender: oneshot::Sender<Outcome>,
-    engine: Arc<Engine>,
+    engine: &'static Engine,
     enqueued: Instant,
     queued: Duration,
     /// Whether a whole answer may be delivered later, together with others.
@@ -49,7 +49,7 @@ pub struct Reply {
 
 impl Reply {
     /// `arrived`: when the queue's clock starts.
-    pub fn new(sender: oneshot::Sender<Outcome>, engine: Arc<Engine>, arrived: Instant) -> Self {
+    pub fn new(sender: oneshot::Sender<Outcome>, engine: &'static Engine, arrived: Instant) -> Self {
         Reply { sender, engine, enqueued: arrived, queued: Duration::ZERO, deferred: false }
     }
 

@@ -22,7 +22,7 @@ pub fn slot() -> &'static Slot {
 }
 
 /// A request, and where its answer comes.
-pub fn job(engine: &Arc<Engine>) -> (Box<Job>, oneshot::Receiver<Outcome>) {
+pub fn job(engine: &'static Engine) -> (Box<Job>, oneshot::Receiver<Outcome>) {
     let (parts, ()) = http::Request::new(()).into_parts();
     let (sender, receiver) = oneshot::channel();
     let job = Job {
@@ -31,7 +31,7 @@ pub fn job(engine: &Arc<Engine>) -> (Box<Job>, oneshot::Receiver<Outcome>) {
         body: RequestBody::Whole(Spooled::Memory(bytes::Bytes::new())),
         connection: Arc::new(Connection::new(None, &Bound::Unix("".into()), false, false)),
         id: RequestId::random(),
-        reply: Reply::new(sender, engine.clone(), Instant::now()),
+        reply: Reply::new(sender, engine, Instant::now()),
     };
     (Box::new(job), receiver)
 }
@@ -62,7 +62,7 @@ enum Io {
 /// A worker without a runtime: its threads take their steps when they are told to.
 struct Walk {
     queue: Queue,
-    engine: Arc<Engine>,
+    engine: &'static Engine,
     apps: Vec<(App, Arc<Sleeper>)>,
     io: (Io, Arc<Sleeper>),
     random: fastrand::Rng,
@@ -87,7 +87,7 @@ impl Walk {
     /// A turn of the runtime; true: the thread that drives is relieved.
     fn turn(&mut self, quiet: bool) -> bool {
         for _ in 0..if quiet { 0 } else { self.random.usize(..3) } {
-            if self.queue.push(job(&self.engine).0).is_ok() {
+            if self.queue.push(job(self.engine).0).is_ok() {
                 self.pushed += 1;
             }
         }
@@ -236,7 +236,7 @@ fn nothing_is_lost_and_one_thread_drives_whatever_the_order_of_steps() {
 #[test]
 fn what_has_waited_too_long_is_refused() {
     let engine = Engine::new(10, slot()).unwrap();
-    let (job, mut receiver) = job(&engine);
+    let (job, mut receiver) = job(engine);
     assert!(engine.queue.push(job).is_ok());
     assert!(engine.queue.tick(PATIENT).is_some());
     assert!(receiver.try_recv().is_err());
@@ -251,9 +251,9 @@ fn slow_requests_make_the_limit_strict() {
     let engine = Engine::new(1, slot()).unwrap();
     let queue = &engine.queue;
     // One to be slow, so that the pace is known.
-    assert!(queue.push(job(&engine).0).is_ok());
+    assert!(queue.push(job(engine).0).is_ok());
     assert!(queue.take(Report::default()).job.is_some());
     queue.take(Report { ran: Some(true), ..Report::default() });
-    assert!(queue.push(job(&engine).0).is_ok());
-    assert!(queue.push(job(&engine).0).is_err());
+    assert!(queue.push(job(engine).0).is_ok());
+    assert!(queue.push(job(engine).0).is_err());
 }

@@ -10,7 +10,7 @@ use super::queue::{Report, Taken, Wake};
 use super::sleeper::Sleeper;
 
 pub struct Seat {
-    engine: Arc<Engine>,
+    engine: &'static Engine,
     sleeper: Arc<Sleeper>,
     report: Report,
     /// When the present batch of requests began.
@@ -19,7 +19,7 @@ pub struct Seat {
 
 impl Seat {
     /// For this thread.
-    pub fn new(engine: Arc<Engine>) -> Self {
+    pub fn new(engine: &'static Engine) -> Self {
         Seat { engine, sleeper: Sleeper::new(), report: Report::default(), began: None }
     }
 

@@ -30,7 +30,7 @@ use super::target::Target;
 pub struct Shared {
     pub site: String,
     pub slot: &'static Slot,
-    pub engine: Arc<Engine>,
+    pub engine: &'static Engine,
     pub access_log: Option<AccessLog>,
     /// `ATRIO_MAX_BODY`, in bytes.
     pub max_body: u64,
@@ -44,7 +44,7 @@ pub struct Shared {
 ///
 /// All that can be done at once is done before the future is made: it is moved several times, and is small so.
 pub fn serve(
-    shared: Arc<Shared>,
+    shared: &'static Shared,
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
@@ -54,7 +54,7 @@ pub fn serve(
     let asking = match connection.next_request() {
         Some(rejection) => Err(Refusal::from(rejection)),
         None if connection.surplus => Err(Refusal::unavailable(Reject::Connections, "too many connections")),
-        None => ask(&account.shared, connection, request, account.id.clone(), account.started),
+        None => ask(shared, connection, request, account.id.clone(), account.started),
     };
     async move {
         let outcome = match asking {
@@ -76,7 +76,7 @@ fn respond(mut account: Account, outcome: Result<Answer, Refusal>) -> Response<B
                 && !answer.head.headers.contains_key(header::CONTENT_LENGTH);
             (answer.head, answer.content, answer.close || ends_by_close)
         }
-        Err(refusal) => refusal.answer(&account.shared),
+        Err(refusal) => refusal.answer(account.shared),
     };
     account.status = head.status.as_u16();
     if close || has_begun(&account.shared.drain) {
@@ -120,7 +120,7 @@ impl Asking {
 
 /// Puts a request on its way; `arrived`: when its head had.
 fn ask(
-    shared: &Arc<Shared>,
+    shared: &'static Shared,
     connection: Arc<Connection>,
     request: Request<Incoming>,
     id: RequestId,
@@ -139,10 +139,9 @@ fn ask(
     let expect = asked.parts.headers.get(header::EXPECT);
     let expects = expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let place = if expects { shared.on_demand.take(shared.max_on_demand) } else { None };
-    let shared = shared.clone();
     Ok(Asking::WithBody(match place {
-        Some(place) => Box::pin(async move { asked.on_demand(&shared, incoming, place, arrived).await }),
-        None => Box::pin(async move { asked.spooled(&shared, incoming).await }),
+        Some(place) => Box::pin(async move { asked.on_demand(shared, incoming, place, arrived).await }),
+        None => Box::pin(async move { asked.spooled(shared, incoming).await }),
     }))
 }
 
@@ -155,7 +154,7 @@ impl Asked {
     ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
         let Asked { parts, target, connection, id } = self;
         let (sender, receiver) = oneshot::channel();
-        let reply = Reply::new(sender, shared.engine.clone(), arrived);
+        let reply = Reply::new(sender, shared.engine, arrived);
         let job = Box::new(Job { parts, target, body, connection, id, reply });
         shared.engine.push(job).map_err(|_| Refusal::from(Reject::QueueFull))?;
         Ok(receiver)
@@ -181,7 +180,7 @@ impl Asked {
         place: OnDemandLimit,
         arrived: Instant,
     ) -> Result<Answer, Refusal> {
-        let (body, whole) = OnDemand::new(incoming, shared.max_body, place, shared.engine.clone());
+        let (body, whole) = OnDemand::new(incoming, shared.max_body, place, shared.engine);
         let answer = answer(self.enqueue(shared, RequestBody::OnDemand(body), arrived)?).await;
         // What comes next on the connection could be the body that was not asked for, or a request.
         answer.map(|answer| Answer { close: answer.close || !whole.load(Relaxed), ..answer })

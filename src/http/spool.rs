@@ -109,7 +109,7 @@ fn client_error(error: &hyper::Error) -> String {
 
 /// The body of a request with `Expect: 100-continue`: it is asked for when the site first reads, not before.
 pub struct OnDemand {
-    engine: Arc<Engine>,
+    engine: &'static Engine,
     ask: oneshot::Sender<()>,
     answer: mpsc::Receiver<Result<Spooled, SpoolError>>,
 }
@@ -117,7 +117,7 @@ pub struct OnDemand {
 impl OnDemand {
     /// The site's end, and the I/O thread's.
     /// The latter tells whether the whole body has been read. Must be called on the I/O thread's runtime.
-    pub fn new(body: Incoming, limit: u64, taken: OnDemandLimit, engine: Arc<Engine>) -> (Self, Arc<AtomicBool>) {
+    pub fn new(body: Incoming, limit: u64, taken: OnDemandLimit, engine: &'static Engine) -> (Self, Arc<AtomicBool>) {
         let (ask, asked) = oneshot::channel();
         let (deliver, answer) = mpsc::sync_channel(1);
         let whole: Arc<AtomicBool> = Arc::default();

@@ -3,7 +3,6 @@
 //! Each is a `threading.Thread` for its whole life: attached once, so that `threading.local` and thread identity last; it detaches only to
 //! wait, or to drive the runtime.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use pyo3::prelude::*;
@@ -25,7 +24,7 @@ pub fn start(
     py: Python,
     count: usize,
     application: &Py<PyAny>,
-    shared: &Arc<Shared>,
+    shared: &'static Shared,
     constants: &Constants,
 ) -> PyResult<Vec<Py<PyAny>>> {
     let threading = py.import("threading")?;
@@ -33,15 +32,15 @@ pub fn start(
     let file_wrapper = py.get_type::<FileWrapper>();
     let start = |number| {
         let environs = Environ::new(py, constants, errors.as_any(), file_wrapper.as_any())?;
-        let (application, shared) = (application.clone_ref(py), shared.clone());
+        let application = application.clone_ref(py);
         let name = format!("atrio-app-{number}");
         let os_name = name.clone();
         // Taken by the first call; a closure for Python must be callable again and shareable.
-        let work = std::sync::Mutex::new(Some((application, environs, shared)));
+        let work = std::sync::Mutex::new(Some((application, environs)));
         let run = PyCFunction::new_closure(py, None, None, move |args, _| -> PyResult<()> {
             os::name_thread(&os_name);
-            if let Some((application, environs, shared)) = work.lock().ok().and_then(|mut work| work.take()) {
-                serve(args.py(), application.bind(args.py()), &environs, &shared);
+            if let Some((application, environs)) = work.lock().ok().and_then(|mut work| work.take()) {
+                serve(args.py(), application.bind(args.py()), &environs, shared);
             }
             Ok(())
         })?;
@@ -58,7 +57,7 @@ pub fn start(
 }
 
 fn serve(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Shared) {
-    let mut seat = Seat::new(shared.engine.clone());
+    let mut seat = Seat::new(shared.engine);
     let mut blocking = Blocking::default();
     loop {
         // Within a batch, one request begins when the last one ended.

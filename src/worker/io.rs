@@ -1,7 +1,6 @@
 //! What a worker does besides requests: it accepts connections, listens to the control socket, drains.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -20,7 +19,7 @@ use crate::os;
 
 /// What the I/O thread starts with.
 pub struct Start {
-    pub engine: Arc<Engine>,
+    pub engine: &'static Engine,
     pub control: OwnedFd,
     pub listeners: Vec<OwnedFd>,
     pub launch: Launch,
@@ -31,7 +30,7 @@ pub struct Start {
 
 enum Order {
     Say(FromWorker),
-    Serve(Arc<Shared>),
+    Serve(&'static Shared),
 }
 
 /// The I/O thread, as the main thread sees it.
@@ -47,7 +46,7 @@ impl Io {
     }
 
     /// Begins to accept connections.
-    pub fn serve(&self, shared: Arc<Shared>) {
+    pub fn serve(&self, shared: &'static Shared) {
         let _ = self.orders.send(Order::Serve(shared));
     }
 
@@ -60,7 +59,7 @@ impl Io {
 
 impl Start {
     pub fn spawn(self) -> std::io::Result<Io> {
-        let engine = self.engine.clone();
+        let engine = self.engine;
         let (orders, receiver) = async_mpsc::unbounded_channel();
         engine.spawn(async move {
             if let Err(error) = self.run(receiver).await {
@@ -82,7 +81,7 @@ impl Start {
         let (backlog_sender, backlog) = watch::channel(false);
         let mut alive = Some(alive);
         let mut accepting = JoinSet::new();
-        let mut serving: Option<Arc<Shared>> = None;
+        let mut serving: Option<&'static Shared> = None;
         loop {
             let drain = tokio::select! {
                 Some(order) = orders.recv() => {
@@ -95,7 +94,7 @@ impl Start {
                         }
                         Order::Serve(shared) => {
                             let Some(alive) = alive.clone() else { continue };
-                            self.start(&shared, alive, &backlog, &mut accepting)?;
+                            self.start(shared, alive, &backlog, &mut accepting)?;
                             shared.slot.set_state(State::Ready);
                             control.send(&FromWorker::Ready, &[])?;
                             serving = Some(shared);
@@ -140,14 +139,14 @@ impl Start {
 
     fn start(
         &mut self,
-        shared: &Arc<Shared>,
+        shared: &'static Shared,
         alive: async_mpsc::Sender<()>,
         backlog: &watch::Receiver<bool>,
         accepting: &mut JoinSet<()>,
     ) -> std::io::Result<()> {
         let settings = &self.launch.settings;
         let serving = Serving {
-            shared: shared.clone(),
+            shared,
             timeouts: Timeouts {
                 header: settings.header_timeout,
                 body: settings.body_timeout,
@@ -162,7 +161,7 @@ impl Start {
             let listener = Listener::new(fd, bound)?;
             accepting.spawn(listener.run(serving.clone(), self.drain.subscribe(), backlog.clone()));
         }
-        let (engine, patience) = (self.engine.clone(), settings.queue_timeout);
+        let (engine, patience) = (self.engine, settings.queue_timeout);
         tokio::spawn(async move { engine.look_after(patience).await });
         Ok(())
     }

@@ -6,7 +6,6 @@
 mod io;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -69,8 +68,7 @@ pub fn run(birth: Birth) -> ! {
         Ok(engine) => engine,
         Err(error) => fail(&format!("cannot start the engine: {error}")),
     };
-    let io =
-        io::Start { engine: engine.clone(), control, listeners, launch: launch.clone(), drain: drain_sender, finished };
+    let io = io::Start { engine, control, listeners, launch: launch.clone(), drain: drain_sender, finished };
     let io = match io.spawn() {
         Ok(io) => io,
         Err(error) => fail(&format!("cannot start the I/O thread: {error}")),
@@ -83,8 +81,8 @@ pub fn run(birth: Birth) -> ! {
             io.join();
         }
     };
-    let shared = match share(&launch, slot, engine, drain) {
-        Ok(shared) => Arc::new(shared),
+    let shared: &Shared = match share(&launch, slot, engine, drain) {
+        Ok(shared) => Box::leak(Box::new(shared)),
         Err(error) => fail(&format!("cannot start the access log: {error}")),
     };
     let threads = Python::attach(|py| {
@@ -93,11 +91,11 @@ pub fn run(birth: Birth) -> ! {
             multiprocess: launch.workers > 1,
             env: &launch.settings.env,
         };
-        app_threads::start(py, launch.settings.threads, &application, &shared, &constants)
+        app_threads::start(py, launch.settings.threads, &application, shared, &constants)
             .map_err(|error| traceback(py, &error))
     });
     let threads = threads.unwrap_or_else(|error| fail(&format!("cannot start the app threads: {error}")));
-    io.serve(shared.clone());
+    io.serve(shared);
     keep_alive(slot, &done);
     leave(&threads);
     if let Some(log) = &shared.access_log {
@@ -109,7 +107,7 @@ pub fn run(birth: Birth) -> ! {
 fn share(
     launch: &Launch,
     slot: &'static Slot,
-    engine: Arc<Engine>,
+    engine: &'static Engine,
     drain: watch::Receiver<bool>,
 ) -> std::io::Result<Shared> {
     let settings = &launch.settings;

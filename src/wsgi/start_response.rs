@@ -236,9 +236,8 @@ pub fn own_item(item: &Bound<PyAny>) -> PyResult<Bytes> {
 
 impl StartResponse {
     fn start(&self, status: &Bound<PyAny>, headers: &Bound<PyAny>, exc_info: Option<&Bound<PyAny>>) -> PyResult<()> {
-        let is_sent = matches!(*self.lock(), Phase::Streaming { .. } | Phase::Over | Phase::Gone);
         if let Some(exc_info) = exc_info
-            && is_sent
+            && matches!(*self.lock(), Phase::Streaming { .. } | Phase::Over | Phase::Gone)
         {
             return Err(PyErr::from_value(exc_info.get_item(1)?));
         }
