@@ -22,9 +22,6 @@ pub const CONTROL_FD: i32 = 3;
 pub const SCOREBOARD_FD: i32 = 4;
 /// The first of the listening sockets, in the order of [`Launch::listeners`].
 pub const LISTENERS_FD: i32 = 5;
-/// What glibc is told when a zygote starts, if the user has not told it anything: a thread keeps so many freed pieces of memory of each size,
-/// a batch of requests' worth, where it keeps 7 otherwise.
-pub const MALLOC: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=64");
 
 /// The largest message: settings with a long `PYTHONPATH` and environment, or a long traceback.
 const LIMIT: usize = 128 * 1024;

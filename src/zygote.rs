@@ -7,9 +7,7 @@ use nix::sys::stat::{Mode, umask};
 use pyo3::prelude::*;
 
 use crate::config::Preload;
-use crate::control::{
-    CONTROL_FD, Channel, FromZygote, ImportError, LISTENERS_FD, Launch, MALLOC, SCOREBOARD_FD, ToZygote,
-};
+use crate::control::{CONTROL_FD, Channel, FromZygote, ImportError, LISTENERS_FD, Launch, SCOREBOARD_FD, ToZygote};
 use crate::exit::{Code, Failure};
 use crate::metrics::Scoreboard;
 use crate::os;
@@ -106,7 +104,7 @@ fn begin(launch: &Launch, installed: Option<&Installed>) -> Result<Option<Import
     interpreter::start(&start).map_err(|error| failed(format!("Python cannot start: {error}")))?;
     Python::attach(|py| {
         site::prepare(py, settings, site, installed.map(Installed::folder))
-            .and_then(|()| set_environment(py, venv))
+            .and_then(|()| tell_children(py, venv))
             .map_err(|error| failed(format!("Python cannot be prepared for the site: {error}")))?;
         if !launch.preload {
             return Ok(None);
@@ -116,15 +114,10 @@ fn begin(launch: &Launch, installed: Option<&Installed>) -> Result<Option<Import
     })
 }
 
-/// The environment as the site is to see it, and the programs that it starts.
-fn set_environment(py: Python, venv: Option<PathBuf>) -> PyResult<()> {
-    let environ = py.import("os")?.getattr("environ")?;
-    if std::env::var(MALLOC.0).is_ok_and(|value| value == MALLOC.1) {
-        environ.del_item(MALLOC.0)?;
-    }
+/// A program that the site starts with `sys.executable` finds the same packages.
+fn tell_children(py: Python, venv: Option<PathBuf>) -> PyResult<()> {
     match venv {
-        // What is started with `sys.executable` finds the same packages.
-        Some(venv) => environ.set_item("ATRIO_VENV", venv.as_os_str()),
+        Some(venv) => py.import("os")?.getattr("environ")?.set_item("ATRIO_VENV", venv.as_os_str()),
         None => Ok(()),
     }
 }

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tokio::sync::mpsc;
 
 use crate::control::{
-    AsyncChannel, CONTROL_FD, FromWorker, FromZygote, LISTENERS_FD, Launch, MALLOC, SCOREBOARD_FD, ToWorker, ToZygote,
+    AsyncChannel, CONTROL_FD, FromWorker, FromZygote, LISTENERS_FD, Launch, SCOREBOARD_FD, ToWorker, ToZygote,
 };
 use crate::os;
 
@@ -91,9 +91,6 @@ impl Children {
         command.process_group(0);
         for name in PRIVATE {
             command.env_remove(name);
-        }
-        if std::env::var_os(MALLOC.0).is_none() {
-            command.env(MALLOC.0, MALLOC.1);
         }
         if let Some(identity) = &self.identity {
             identity.apply(&mut command);

@@ -23,18 +23,6 @@ def test_the_tree_is_a_supervisor_a_zygote_and_workers():
         assert seen["parent"] == server.pid
 
 
-@pytest.mark.parametrize(("given", "counts"), [(None, "tcache_count=64"), ("glibc.malloc.arena_max=2", "arena_max=2")])
-def test_what_glibc_is_told_reaches_neither_the_site_nor_its_programs(tmp_path, given, counts):
-    look = "import os; print(os.environ.get('GLIBC_TUNABLES'))"
-    program = f"subprocess.check_output([sys.executable, '-c', {look!r}], text=True).strip()"
-    value = f"[os.environ.get('GLIBC_TUNABLES'), {program}, open('/proc/self/environ').read()]"
-    with Atrio(site(tmp_path, value, "import subprocess"), GLIBC_TUNABLES=given) as server:
-        seen, seen_by_program, born_with = answer(server)
-    # What the user says stands.
-    assert (seen, seen_by_program) == (given, str(given))
-    assert counts in born_with
-
-
 def test_no_worker_leads_a_session_or_holds_the_terminal():
     with Atrio("processes") as server:
         for pid in server.children():
