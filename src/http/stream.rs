@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 /// An app thread waits when this much is on its way to the client ...
-const HIGH: usize = 256 * 1024;
+const HIGH: usize = 512 * 1024;
 /// ... until no more than this is left.
 const LOW: usize = 64 * 1024;
 /// A client that has not taken that much after this time is slow: what follows goes to the file.
@@ -205,7 +205,10 @@ impl Receiver {
         if let Some(chunk) = state.chunks.pop_front() {
             let before = state.bytes;
             state.bytes -= chunk.len();
-            if before > LOW && state.bytes <= LOW {
+            let roomy = before > LOW && state.bytes <= LOW;
+            // A thread that is woken under the lock would only wait for it.
+            drop(state);
+            if roomy {
                 self.0.space.notify_one();
             }
             return Poll::Ready(Ok(chunk));
