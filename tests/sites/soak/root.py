@@ -40,4 +40,4 @@ def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
     if path == "/stream":
         return stream()
-    return [{"/upload": lambda: upload(environ), "/slow": slow, "/leaks": leaks}.get(path, lambda: b"hello")()]
+    return [{"/upload": lambda: upload(environ), "/slow": slow, "/leaks": leaks}.get(path, path.encode)()]
