@@ -173,6 +173,13 @@ def test_the_json_form_of_the_access_log_tells_all(tmp_path, setting):
     assert entry["duration"] >= entry["queue_time"] >= 0
 
 
+def test_an_ipv4_client_of_an_ipv6_socket_has_its_own_address(tmp_path):
+    with Atrio(site(tmp_path, "environ['REMOTE_ADDR']"), listen="[::]:0", access_log="json") as server:
+        assert server.get().text == '"127.0.0.1"'
+        server.stop()
+        assert records(server.access_log())[0]["remote_addr"] == "127.0.0.1"
+
+
 def test_the_access_log_can_be_off(tmp_path):
     with Atrio(site(tmp_path), access_log="off") as server:
         server.get()
