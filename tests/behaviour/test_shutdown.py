@@ -6,13 +6,12 @@ import socket
 import stat as file_kind
 import struct
 import sys
-import threading
 from contextlib import ExitStack
 from signal import SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM
 
 import pytest
 
-from behaviour.support import answer, gone, later, named, paused, site, started_by, started_by_shell
+from behaviour.support import Crowd, answer, gone, later, named, paused, site, started_by, started_by_shell
 from harness import Atrio, Connection, eventually
 
 
@@ -97,45 +96,6 @@ def test_a_client_is_refused_or_answered_until_the_very_end(tmp_path, listen, wo
             stopping(server)
             assert server.wait(20) == 0
             assert crowd.lost() == []
-
-
-class Crowd:
-    """Clients that make a connection for each request, one behind the other, until they are refused."""
-
-    def __init__(self, address, size=6):
-        self.address, self.answers, self.wrong = address, [], []
-        self.clients = [threading.Thread(target=self.come, daemon=True) for _ in range(size)]
-        for client in self.clients:
-            client.start()
-
-    def come(self):
-        while True:
-            family = socket.AF_UNIX if isinstance(self.address, os.PathLike) else 0
-            family = family or (socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET)
-            with socket.socket(family) as client:
-                client.settimeout(20)
-                try:
-                    client.connect(str(self.address) if family == socket.AF_UNIX else self.address)
-                except (ConnectionRefusedError, FileNotFoundError):
-                    return
-                try:
-                    client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-                    self.answers.append(client.recv(12))
-                    while client.recv(65536):
-                        pass
-                except OSError as error:
-                    self.wrong.append(error)
-                    return
-
-    def await_answers(self, count):
-        eventually(lambda: self.wrong or len(self.answers) >= count, what="answers")
-
-    def lost(self):
-        """What went wrong, once all have been refused."""
-        for client in self.clients:
-            client.join(20)
-        assert not any(client.is_alive() for client in self.clients)
-        return self.wrong + [answer for answer in self.answers if answer != b"HTTP/1.1 200"]
 
 
 def deafen(client):
