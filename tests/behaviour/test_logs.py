@@ -124,6 +124,13 @@ def test_the_level_of_the_log_can_be_chosen(tmp_path):
         assert server.log() == ""
 
 
+def test_the_level_of_a_part_can_be_chosen(tmp_path):
+    with Atrio(site(tmp_path, "print('hello')"), log="warn, site=INFO", access_log="off") as server:
+        server.get()
+        server.stop()
+        assert [record["message"] for record in records(server.log())] == ["hello"]
+
+
 def test_a_terminal_gets_text(tmp_path):
     ours, theirs = os.openpty()
     variables = {"ATRIO_LISTEN": "127.0.0.1:0", "ATRIO_ADMIN_LISTEN": "off", "ATRIO_SITES": site(tmp_path)}
