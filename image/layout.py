@@ -1,7 +1,8 @@
 """Completes an OCI layout that buildah has written. usage: image/layout.py FOLDER DOCKERFILE ANNOTATION=VALUE…
 
-OCI's specification has no HEALTHCHECK, so that buildah drops it where BuildKit keeps it, and Docker reads it. The annotations
-are for the index, where registries look for them.
+OCI's specification has no HEALTHCHECK, so that buildah drops it where BuildKit keeps it, and Docker reads it. Its history names
+what this machine's cache had, and when that was made: what does not follow from the commit is taken out. The annotations are for
+the index, where registries look for them.
 """
 
 import hashlib
@@ -40,6 +41,13 @@ def healthcheck(dockerfile):
     return {"Test": ["CMD", *json.loads(command)]} | {names[name]: int(value) * SECOND for name, value in times}
 
 
+def without_cache(image):
+    """The history of an image, without what tells of the cache that it was built with."""
+    return [
+        {k: v for k, v in step.items() if k != "comment"} | {"created": image["created"]} for step in image["history"]
+    ]
+
+
 def main(folder, dockerfile, *annotations):
     layout = Layout(Path(folder))
     check = healthcheck(Path(dockerfile).read_text())
@@ -50,8 +58,11 @@ def main(folder, dockerfile, *annotations):
         content = layout.read(manifest)
         image = layout.read(content["config"])
         image["config"]["Healthcheck"] = check
+        image["history"] = without_cache(image)
         layout.replace(content["config"], image)
         layout.replace(manifest, content)
+    # They come in the order in which their builds ended.
+    index["manifests"].sort(key=lambda manifest: manifest["platform"]["architecture"])
     index["annotations"] = dict(annotation.split("=", 1) for annotation in annotations)
     layout.replace(described, index)
     (layout.folder / "index.json").write_text(json.dumps(top))

@@ -4,6 +4,7 @@ Nothing here sleeps to synchronise: an instance is ready when it says READY=1 on
 NOTIFY_SOCKET, and that same message tells the ports that the kernel chose.
 """
 
+import fcntl
 import functools
 import os
 import re
@@ -351,6 +352,19 @@ def eventually(check, patience=PATIENCE, what="the condition"):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {patience} s: {what}")
         time.sleep(0.02)
+
+
+def build_once(folder, build):
+    """A folder that `build(folder)` makes, once for all test processes, and anew if that was not finished."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    done = folder / "complete"
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            build(folder)
+            done.touch()
+    return folder
 
 
 def run(*args, sites=None, timeout=PATIENCE, cwd=None, input=None, **settings):

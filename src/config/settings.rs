@@ -81,7 +81,7 @@ pub struct Settings {
     /// Longest time that accepted requests get to finish. Default 30 s. From `ATRIO_DRAIN_TIMEOUT`.
     pub drain_timeout: Duration,
 
-    /// A level, or directives of tracing-subscriber's `EnvFilter`. Default `info`. From `ATRIO_LOG`.
+    /// A level, or levels by target, as tracing-subscriber's `Targets`. Default `info`. From `ATRIO_LOG`.
     pub log: String,
     /// Form of the log. Default `auto`. From `ATRIO_LOG_FORMAT`.
     pub log_format: LogFormat,

@@ -88,16 +88,48 @@ impl Listener {
             }
             tokio::select! {
                 biased;
-                accepted = self.accept() => take(accepted, &serving).await,
                 () = drained(&mut drain) => break,
+                accepted = self.accept() => take(accepted, &serving).await,
             }
         }
+        let Ok(rest) = self.rest() else { return };
         while *backlog.borrow() && room(slot) {
-            // A poll that finds nothing to accept ends the backlog.
-            tokio::select! {
-                biased;
-                accepted = self.accept() => take(accepted, &serving).await,
-                () = std::future::ready(()) => break,
+            match rest.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                accepted => take(accepted, &serving).await,
+            }
+        }
+    }
+
+    /// The socket without the runtime, which does not know of connections that came since it last looked. With several copies of the
+    /// socket, the last one that is closed is the last that was looked at.
+    fn rest(self) -> io::Result<Rest> {
+        Ok(match self {
+            Listener::Tcp(listener, bound) => Rest::Tcp(listener.into_std()?, bound),
+            Listener::Unix(listener, bound) => Rest::Unix(listener.into_std()?, bound),
+        })
+    }
+}
+
+/// A listening socket at its end: what waits there is taken, or refused by the kernel.
+enum Rest {
+    Tcp(std::net::TcpListener, Option<Bound>),
+    Unix(std::os::unix::net::UnixListener, Bound),
+}
+
+impl Rest {
+    /// The next connection, if one waits.
+    fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Rest::Tcp(listener, bound) => {
+                let (stream, peer) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(Accepted::Tcp(TcpStream::from_std(stream)?, peer, bound.clone()))
+            }
+            Rest::Unix(listener, bound) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(Accepted::Unix(UnixStream::from_std(stream)?, bound.clone()))
             }
         }
     }

@@ -70,7 +70,7 @@ impl Drop for Account {
         if let Some(log) = &self.shared.access_log {
             log.log(&Entry {
                 site: &self.shared.site,
-                peer: self.connection.peer.map(|peer| peer.ip()),
+                peer: self.connection.peer.map(|peer| peer.ip().to_canonical()),
                 method: &self.method,
                 target: self.uri.path_and_query().map_or("*", |target| target.as_str()),
                 version: self.version,

@@ -9,6 +9,7 @@ use crate::control::ImportError;
 use crate::exit::{Code, Failure};
 
 use super::orders::{Action, Event, Generation, Now, Policy, Slot};
+use super::stop::{Step, Stop};
 
 /// First pause before a worker or zygote that failed is started again; it doubles with each failure in a row.
 const BACKOFF: Duration = Duration::from_millis(100);
@@ -38,13 +39,6 @@ struct Worker {
     accepts: bool,
     /// Draining; killed at that time.
     kill_at: Option<Now>,
-}
-
-#[derive(Debug)]
-enum Stop {
-    /// Still accepting until then, for load balancers that lag.
-    Delayed(Now),
-    Draining,
 }
 
 #[derive(Debug)]
@@ -93,11 +87,8 @@ impl Fleet {
 
     /// When [`Event::Tick`] is due.
     pub fn deadline(&self) -> Option<Now> {
-        let delayed = match self.stop {
-            Some(Stop::Delayed(until)) => Some(until),
-            _ => None,
-        };
-        self.workers.values().filter_map(|w| w.kill_at).chain(self.retry_at).chain(delayed).min()
+        let step = self.stop.as_ref().and_then(Stop::deadline);
+        self.workers.values().filter_map(|w| w.kill_at).chain(self.retry_at).chain(step).min()
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -140,10 +131,9 @@ impl Fleet {
             Event::WorkerExited(slot, how) => self.worker_exited(now, slot, how, &mut actions),
             Event::Reload => self.reload(now, &mut actions),
             Event::Stop => {
-                if self.stop.is_none() {
-                    self.stop = Some(Stop::Delayed(now + self.policy.drain_delay));
-                }
+                self.stop.get_or_insert_with(|| Stop::begin(now, &self.policy));
             }
+            Event::Quiet => self.stop.iter_mut().for_each(Stop::quiet),
             Event::Tick => {}
         }
         if !self.over {
@@ -161,21 +151,24 @@ impl Fleet {
                 actions.push(Action::Kill(*slot));
             }
         }
-        if let Some(Stop::Delayed(until)) = self.stop
-            && until <= now
-        {
-            self.stop = Some(Stop::Draining);
-            actions.push(Action::CloseSockets);
-            self.drain(now, |_, _| true, true, actions);
-            for generation in self.zygotes.keys().copied().collect::<Vec<_>>() {
-                self.stop_zygote(generation, actions);
+        if let Some(stop) = &mut self.stop {
+            let (step, accepts) = (stop.step(now, &self.policy, self.zygotes.is_empty()), stop.is_delayed());
+            match step {
+                Some(Step::Refuse) => {
+                    actions.push(Action::Refuse);
+                    for generation in self.zygotes.keys().copied().collect::<Vec<_>>() {
+                        self.stop_zygote(generation, actions);
+                    }
+                }
+                Some(Step::Drain) => {
+                    actions.push(Action::CloseSockets);
+                    self.drain(now, |_, _| true, true, actions);
+                }
+                None => {}
             }
-        }
-        if let Some(Stop::Draining) = self.stop {
-            if self.workers.is_empty() && self.zygotes.is_empty() {
-                self.exit(Ok(()), actions);
+            if !accepts {
+                return self.leave(actions);
             }
-            return;
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
@@ -188,6 +181,13 @@ impl Fleet {
         }
         self.restore_zygote(now, actions);
         self.fill(actions);
+    }
+
+    /// Nothing is started any more.
+    fn leave(&mut self, actions: &mut Vec<Action>) {
+        if self.workers.is_empty() && self.zygotes.is_empty() {
+            self.exit(Ok(()), actions);
+        }
     }
 
     /// A reload waits for one that is under way, but not for one that hangs.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::supervisor::stop::HANDSHAKES;
 
 const POLICY: Policy =
     Policy { workers: 2, slots: 8, preload: true, drain_delay: Duration::ZERO, drain_timeout: Duration::from_secs(30) };
@@ -142,18 +143,25 @@ fn a_worker_that_dies_again_and_again_does_not_end_one_that_serves() {
 #[test]
 fn stop_drains_everything_then_exits() {
     let mut sea = Sea::serving();
+    assert_eq!(sea.on(Event::Stop), [Action::Refuse, Action::StopZygote(1)]);
+    assert_eq!(sea.on(Event::Quiet), []);
     assert_eq!(
-        sea.on(Event::Stop),
-        [
-            Action::CloseSockets,
-            Action::Drain { slot: 0, backlog: true },
-            Action::Drain { slot: 1, backlog: true },
-            Action::StopZygote(1)
-        ]
+        sea.on(Event::ZygoteExited(1, "ended".into())),
+        [Action::CloseSockets, Action::Drain { slot: 0, backlog: true }, Action::Drain { slot: 1, backlog: true }]
     );
-    assert_eq!(sea.on(Event::ZygoteExited(1, "ended".into())), []);
     assert_eq!(sea.on(Event::WorkerExited(0, "ended".into())), []);
     assert_eq!(sea.on(Event::WorkerExited(1, "ended".into())), [Action::Exit(Ok(()))]);
+}
+
+#[test]
+fn stop_waits_for_connections_that_are_being_made_but_not_for_long() {
+    let mut sea = Sea::serving();
+    sea.on(Event::Stop);
+    assert_eq!(sea.on(Event::ZygoteExited(1, "ended".into())), []);
+    let before = sea.1;
+    assert_eq!(sea.wait().first(), Some(&Action::CloseSockets));
+    assert_eq!(sea.1 - before, HANDSHAKES);
+    assert_eq!(sea.on(Event::Quiet), []);
 }
 
 #[test]
@@ -162,7 +170,7 @@ fn stop_waits_for_the_drain_delay() {
     fleet.on(Now::ZERO, Event::Start);
     assert_eq!(fleet.on(Now::ZERO, Event::Stop), []);
     assert_eq!(fleet.deadline(), Some(Duration::from_secs(5)));
-    assert_eq!(fleet.on(Duration::from_secs(5), Event::Tick), [Action::CloseSockets, Action::StopZygote(1)]);
+    assert_eq!(fleet.on(Duration::from_secs(5), Event::Tick), [Action::Refuse, Action::StopZygote(1)]);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod notify;
 mod orders;
 mod sites;
 mod sockets;
+mod stop;
 mod view;
 
 pub use children::ZYGOTE;
@@ -37,6 +38,8 @@ use view::View;
 
 /// Slots of the scoreboard for each worker: one serves, one of the next generation starts, the others drain.
 const SLOTS: usize = 4;
+/// How often to look whether connections are still being made.
+const LOOK: Duration = Duration::from_millis(20);
 /// A pause that is never waited out.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -85,6 +88,8 @@ struct Supervisor {
     workers: usize,
     slots: usize,
     listeners: Vec<Listener>,
+    /// The ports that refuse new connections, until none is being made any more.
+    refusing: Option<Vec<u16>>,
     admin: Vec<Listener>,
     fleet: Fleet,
     children: Children,
@@ -127,6 +132,7 @@ impl Supervisor {
             workers,
             slots,
             listeners,
+            refusing: None,
             admin,
             reports,
         })
@@ -168,6 +174,10 @@ impl Supervisor {
                         events.push_back(Event::Stop);
                     }
                 },
+                () = quiet(&self.refusing) => {
+                    self.refusing = None;
+                    events.push_back(Event::Quiet);
+                }
                 () = tokio::time::sleep(deadline) => events.push_back(Event::Tick),
             }
         }
@@ -230,6 +240,7 @@ impl Supervisor {
             }
             Action::Drain { slot, backlog } => self.children.drain(slot, backlog),
             Action::Kill(slot) => self.children.kill_worker(slot),
+            Action::Refuse => self.refusing = Some(self.listeners.iter_mut().filter_map(Listener::refuse).collect()),
             Action::CloseSockets => self.listeners.clear(),
             Action::Serving(generation) => self.serving(generation),
             Action::ReloadFailed(reason) => {
@@ -268,6 +279,14 @@ impl Supervisor {
         let (workers, threads) = (self.workers, self.settings.threads);
         tracing::info!(generation, workers, threads, ready_ms = self.began.elapsed().as_millis() as u64, "{status}");
         notify::ready(&self.listeners, &self.admin, &status);
+    }
+}
+
+/// Until no connection is being made to ports that refuse new ones.
+async fn quiet(ports: &Option<Vec<u16>>) {
+    let Some(ports) = ports else { return std::future::pending().await };
+    while sockets::handshakes(ports) {
+        tokio::time::sleep(LOOK).await;
     }
 }
 

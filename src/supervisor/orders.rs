@@ -29,6 +29,8 @@ pub enum Event {
     WorkerExited(Slot, String),
     Reload,
     Stop,
+    /// New connections are refused, and none is being made any more.
+    Quiet,
     /// Time has passed; see [`Fleet::deadline`].
     Tick,
 }
@@ -50,7 +52,9 @@ pub enum Action {
         backlog: bool,
     },
     Kill(Slot),
-    /// Connections that nobody would serve are refused from now on.
+    /// The kernel refuses new connections from now on, while workers still take those that it has made; then [`Event::Quiet`].
+    Refuse,
+    /// The supervisor's copies of the listening sockets.
     CloseSockets,
     /// All workers of this generation accept connections, and no others do: it serves now.
     Serving(Generation),

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::config::Listen;
 use crate::control::Bound;
@@ -21,18 +22,52 @@ const BACKLOG: i32 = 4096;
 pub struct Listener {
     pub fd: OwnedFd,
     pub bound: Bound,
-    /// The file to remove at the end.
-    unlink: bool,
+    /// It ends with this server, and has not done so yet. One of the service manager's lives on, and what waits there is for the next
+    /// server.
+    ours: bool,
+}
+
+impl Listener {
+    /// Makes the kernel refuse new connections, whoever has a copy of the socket, while those that it has made can still be taken:
+    /// closing the last copy would reset them. Nothing comes from an interface that there is not; Linux before 5.7 lets only root say
+    /// so, and then what connects between the workers' last look and the close is reset. The port where connections may be half made.
+    pub fn refuse(&mut self) -> Option<u16> {
+        if !std::mem::take(&mut self.ours) {
+            return None;
+        }
+        match &self.bound {
+            Bound::Tcp(address) => {
+                let _ = SockRef::from(&self.fd).bind_device_by_index_v4(NonZeroU32::new(i32::MAX as u32));
+                Some(address.port())
+            }
+            Bound::Unix(path) => {
+                let _ = std::fs::remove_file(path);
+                None
+            }
+        }
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Bound::Unix(path) = &self.bound
-            && self.unlink
-        {
-            let _ = std::fs::remove_file(path);
-        }
+        self.refuse();
     }
+}
+
+/// Whether a connection to one of the ports is being made: the kernel has answered the client, who has yet to say that it heard.
+pub fn handshakes(ports: &[u16]) -> bool {
+    let tables = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+    tables.iter().filter_map(|table| std::fs::read_to_string(table).ok()).any(|table| half_open(&table, ports))
+}
+
+fn half_open(table: &str, ports: &[u16]) -> bool {
+    const SYN_RECV: &str = "03";
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let local = fields.next().and_then(|address| address.rsplit(':').next());
+        let port = local.and_then(|port| u16::from_str_radix(port, 16).ok());
+        fields.nth(1) == Some(SYN_RECV) && port.is_some_and(|port| ports.contains(&port))
+    })
 }
 
 /// Sockets that the service manager handed over, with their names (`LISTEN_FDS`, `LISTEN_FDNAMES`).
@@ -75,7 +110,7 @@ pub fn adopt(fd: OwnedFd) -> io::Result<Listener> {
         (Some(address), _) => Bound::Tcp(address),
         (None, path) => Bound::Unix(path.unwrap_or(Path::new("")).to_owned()),
     };
-    Ok(Listener { fd: socket.into(), bound, unlink: false })
+    Ok(Listener { fd: socket.into(), bound, ours: false })
 }
 
 fn tcp(address: SocketAddr) -> io::Result<Listener> {
@@ -84,7 +119,7 @@ fn tcp(address: SocketAddr) -> io::Result<Listener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let bound = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(Listener { fd: socket.into(), bound: Bound::Tcp(bound), unlink: false })
+    Ok(Listener { fd: socket.into(), bound: Bound::Tcp(bound), ours: true })
 }
 
 fn unix(path: &Path) -> io::Result<Listener> {
@@ -94,7 +129,7 @@ fn unix(path: &Path) -> io::Result<Listener> {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
-    Ok(Listener { fd: listener.into(), bound: Bound::Unix(path.to_owned()), unlink: true })
+    Ok(Listener { fd: listener.into(), bound: Bound::Unix(path.to_owned()), ours: true })
 }
 
 fn explain(variable: &str, address: &str, error: &io::Error) -> Failure {
@@ -112,4 +147,19 @@ fn explain(variable: &str, address: &str, error: &io::Error) -> Failure {
         _ => (Code::Unavailable, "choose another address"),
     };
     Failure::new(code, format!("{variable}: cannot listen on {address}: {error}; {remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_half_open_connection_is_one_of_the_right_port_and_state() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue\n\
+               0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000\n\
+               1: 0100007F:1F90 0100007F:C350 03 00000000:00000000 01:00000000\n";
+        assert!(half_open(table, &[80, 8080]));
+        assert!(!half_open(table, &[80]));
+        assert!(!half_open(&table.replace(" 03 ", " 01 "), &[8080]));
+    }
 }

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +67,46 @@ class Gates:
         """The lines that the site has left in a file."""
         path = self.folder / name
         return path.read_text().split() if path.exists() else []
+
+
+class Crowd:
+    """Clients that make a connection for each request, one behind the other, until they are refused."""
+
+    def __init__(self, address, size=6):
+        self.address, self.answers, self.wrong = address, [], []
+        self.leaves = threading.Event()
+        self.clients = [threading.Thread(target=self.come, daemon=True) for _ in range(size)]
+        for client in self.clients:
+            client.start()
+
+    def come(self):
+        while not self.leaves.is_set():
+            family = socket.AF_UNIX if isinstance(self.address, os.PathLike) else 0
+            family = family or (socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET)
+            with socket.socket(family) as client:
+                client.settimeout(20)
+                try:
+                    client.connect(str(self.address) if family == socket.AF_UNIX else self.address)
+                except (ConnectionRefusedError, FileNotFoundError):
+                    return
+                try:
+                    client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+                    self.answers.append(client.recv(12))
+                    while client.recv(65536):
+                        pass
+                except OSError as error:
+                    self.wrong.append(error)
+                    return
+
+    def await_answers(self, count):
+        eventually(lambda: self.wrong or len(self.answers) >= count, what="answers")
+
+    def lost(self):
+        """What went wrong, once all have been refused, or have been told to leave."""
+        for client in self.clients:
+            client.join(20)
+        assert not any(client.is_alive() for client in self.clients)
+        return self.wrong + [answer for answer in self.answers if answer != b"HTTP/1.1 200"]
 
 
 def records(text):

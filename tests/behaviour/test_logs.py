@@ -124,6 +124,13 @@ def test_the_level_of_the_log_can_be_chosen(tmp_path):
         assert server.log() == ""
 
 
+def test_the_level_of_a_part_can_be_chosen(tmp_path):
+    with Atrio(site(tmp_path, "print('hello')"), log="warn, site=INFO", access_log="off") as server:
+        server.get()
+        server.stop()
+        assert [record["message"] for record in records(server.log())] == ["hello"]
+
+
 def test_a_terminal_gets_text(tmp_path):
     ours, theirs = os.openpty()
     variables = {"ATRIO_LISTEN": "127.0.0.1:0", "ATRIO_ADMIN_LISTEN": "off", "ATRIO_SITES": site(tmp_path)}
@@ -171,6 +178,13 @@ def test_the_json_form_of_the_access_log_tells_all(tmp_path, setting):
         key: entry[key] for key in [*expected, "request_id", "remote_addr"]
     }
     assert entry["duration"] >= entry["queue_time"] >= 0
+
+
+def test_an_ipv4_client_of_an_ipv6_socket_has_its_own_address(tmp_path):
+    with Atrio(site(tmp_path, "environ['REMOTE_ADDR']"), listen="[::]:0", access_log="json") as server:
+        assert server.get().text == '"127.0.0.1"'
+        server.stop()
+        assert records(server.access_log())[0]["remote_addr"] == "127.0.0.1"
 
 
 def test_the_access_log_can_be_off(tmp_path):

@@ -1,13 +1,17 @@
 """The end: what was accepted is finished, and nothing is left behind."""
 
+import ctypes
 import os
+import socket
 import stat as file_kind
+import struct
+import sys
 from contextlib import ExitStack
 from signal import SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM
 
 import pytest
 
-from behaviour.support import answer, gone, later, named, paused, site, started_by_shell
+from behaviour.support import Crowd, answer, gone, later, named, paused, site, started_by, started_by_shell
 from harness import Atrio, Connection, eventually
 
 
@@ -77,6 +81,88 @@ def test_the_accept_backlog_is_served(workers):
             stopping(server)
         assert [client.reply().status for client in clients] == [200] * 20
         assert server.wait(10) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0", "unix"])
+def test_a_client_is_refused_or_answered_until_the_very_end(tmp_path, listen, workers):
+    """Closing a listening socket resets the connections in it."""
+    for number in range(8):
+        path = tmp_path / f"{number}.sock"
+        with Atrio("processes", workers=workers, listen=f"unix:{path}" if listen == "unix" else listen) as server:
+            address = path if listen == "unix" else ("::1" if "[" in listen else "127.0.0.1", server.port)
+            crowd = Crowd(address)
+            crowd.await_answers(100)
+            stopping(server)
+            assert server.wait(20) == 0
+            assert crowd.lost() == []
+
+
+def deafen(client):
+    """A socket that hears nothing of what comes, until that is undone."""
+    nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    client.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HP", 1, ctypes.addressof(nothing)))  # SO_ATTACH_FILTER
+    return lambda: client.setsockopt(socket.SOL_SOCKET, 27, 0)  # SO_DETACH_FILTER
+
+
+def test_a_connection_that_is_being_made_is_waited_for(gates):
+    """As one from far away: the kernel has answered its SYN, and new ones are refused."""
+    with Atrio("gates", GATES=gates.folder) as server, socket.socket() as client:
+        hear = deafen(client)
+        client.setblocking(False)
+        assert client.connect_ex(("127.0.0.1", server.port)) != 0
+        stopping(server)
+        eventually(lambda: not taken(server.port), 5, "connections to be refused")
+        hear()
+        client.settimeout(20)
+        # The kernels repeat themselves after a second.
+        client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+        assert server.wait(10) == 0
+
+
+ACTIVATES = """#!{python}
+import os, socket, sys
+with socket.socket(socket.AF_UNIX) as manager:
+    manager.connect({path!r})
+    _, (fd,), _, _ = socket.recv_fds(manager, 1, 1)
+if fd != 3:
+    os.dup2(fd, 3)
+    os.close(fd)
+os.set_inheritable(3, True)
+os.environ |= {{"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}}
+os.execv("BINARY", ["BINARY", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.binary("docker run hands no sockets over")
+def test_what_connects_to_the_service_managers_socket_waits_for_the_next_server(tmp_path):
+    with (
+        ExitStack() as stack,
+        socket.create_server(("127.0.0.1", 0)) as theirs,
+        socket.socket(socket.AF_UNIX) as manager,
+    ):
+        manager.bind(str(tmp_path / "manager"))
+        manager.listen()
+        port = theirs.getsockname()[1]
+
+        def hand_over():
+            for _ in range(2):
+                with manager.accept()[0] as asking:
+                    socket.send_fds(asking, [b"x"], [theirs.fileno()])
+
+        handed = later(hand_over)
+        script = ACTIVATES.format(python=sys.executable, path=str(tmp_path / "manager"))
+        with started_by(tmp_path, script):
+            with Atrio("processes", listen=None) as server:
+                assert server.port == port and server.get().status == 200
+                stopping(server)
+                assert server.wait(10) == 0
+            waits = stack.enter_context(Connection(port))
+            waits.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            with Atrio("processes", listen=None):
+                assert waits.reply().status == 200
+        handed.result(20)
 
 
 def test_no_connection_is_taken_during_the_drain_that_nobody_will_serve(gates):

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import tarfile
 import uuid
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import IMAGE, PATIENCE, ROOT, Connection, eventually
+from harness import IMAGE, PATIENCE, ROOT, Connection, build_once, eventually
 
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 CERTIFICATES = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
@@ -165,14 +164,9 @@ def image(request):
 @pytest.fixture(scope="session")
 def wheels(image):
     """A folder with WHEELS, installed once for all test processes by the image itself."""
-    folder = TARGET / "test-venvs" / f"wheels-{image.architecture}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    done = folder / "complete"
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            image.install(folder, *WHEELS)
-            done.touch()
-    return folder
+
+    def install(folder):
+        folder.mkdir()
+        image.install(folder, *WHEELS)
+
+    return build_once(TARGET / "test-venvs" / f"wheels-{image.architecture}", install)

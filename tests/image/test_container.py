@@ -182,7 +182,8 @@ def test_the_site_runs_as_another_user_than_root_if_root_may_say_so(image, tmp_p
 
 
 def test_docker_stop_under_load_loses_no_request(image, tmp_path):
-    """Visitors come until half of the drain's delay has passed, as those of a load balancer that has heard of it."""
+    """Visitors come until they are refused. qemu has no SO_BINDTOIFINDEX: those of an emulated container come, as those of a load
+    balancer that has heard of it, until half of the drain's delay has passed."""
     folder = readable(site(tmp_path / "site", "time.sleep(0.05) or 'done'", "import time"))
     with image.container("--env", "ATRIO_DRAIN_DELAY=1s", sites=folder) as container:
         address = container.ready().inspect(".NetworkSettings.IPAddress").strip('"')
@@ -215,7 +216,8 @@ def test_docker_stop_under_load_loses_no_request(image, tmp_path):
         for visitor in visitors:
             visitor.start()
         eventually(lambda: len(served) > 20, container.patience, "the load")
-        threading.Timer(0.5, heard.set).start()
+        if not image.native:
+            threading.Timer(0.5, heard.set).start()
         assert stop(container) == 0
         for visitor in visitors:
             visitor.join(container.patience)

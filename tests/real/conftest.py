@@ -1,16 +1,14 @@
 """The virtual environments of the tests with real packages, and servers that run in them."""
 
-import fcntl
 import functools
 import hashlib
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from harness import ROOT, Atrio
+from harness import ROOT, Atrio, build_once
 
 HERE = Path(__file__).resolve().parent
 PYTHON = os.environ.get("ATRIO_TEST_PYTHON", "python3")
@@ -23,19 +21,14 @@ def build_venv(name):
     requirements = HERE / "requirements" / f"{name}.txt"
     version = subprocess.check_output([PYTHON, "-c", "import sys; print(sys.version, sys.base_prefix)"])
     key = hashlib.sha256(version + requirements.read_bytes()).hexdigest()[:12]
-    folder = ROOT / "target/test-venvs" / f"{name}-{key}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    done = folder / "complete"
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            subprocess.run([PYTHON, "-m", "venv", folder], check=True)
-            # Not by the environment's own python: if that is an image's, it is nothing here.
-            install = [PYTHON, "-m", "pip", "--python", folder, "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*install, "-r", requirements], check=True)
-            done.touch()
-    return folder
+
+    def build(folder):
+        subprocess.run([PYTHON, "-m", "venv", folder], check=True)
+        # Not by the environment's own python: if that is an image's, it is nothing here.
+        install = [PYTHON, "-m", "pip", "--python", folder, "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*install, "-r", requirements], check=True)
+
+    return build_once(ROOT / "target/test-venvs" / f"{name}-{key}", build)
 
 
 @pytest.fixture(scope="session")
