@@ -157,3 +157,12 @@ pub fn end_group() -> ! {
 pub fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned()
 }
+
+/// The same for a descriptor that Python knows by its number.
+pub fn duplicate_of(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(Errno::EBADF.into());
+    }
+    // SAFETY: it is not -1, and the borrow lasts for this call; the kernel answers EBADF if the number is not open.
+    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+}

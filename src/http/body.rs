@@ -29,18 +29,21 @@ impl hyper::body::Body for Body {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = match &mut self.content {
-            Content::Empty => None,
-            Content::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
-            Content::Blocks(blocks) => blocks.pop_front(),
-            Content::Stream(receiver) => match ready!(receiver.poll_next(cx)) {
-                Ok(bytes) => Some(bytes),
-                Err(End::Complete) => None,
-                Err(End::Cut) => {
-                    // An error would make hyper drop what it has not written yet.
-                    self.account.connection.cut();
-                    return Poll::Pending;
-                }
-            },
+            Content::Empty => Err(End::Complete),
+            Content::Whole(bytes) if bytes.is_empty() => Err(End::Complete),
+            Content::Whole(bytes) => Ok(std::mem::take(bytes)),
+            Content::Blocks(blocks) => blocks.pop_front().ok_or(End::Complete),
+            Content::File(part) => ready!(part.poll_next(cx)),
+            Content::Stream(receiver) => ready!(receiver.poll_next(cx)),
+        };
+        let next = match next {
+            Ok(bytes) => Some(bytes),
+            Err(End::Complete) => None,
+            Err(End::Cut) => {
+                // An error would make hyper drop what it has not written yet.
+                self.account.connection.cut();
+                return Poll::Pending;
+            }
         };
         if let Some(bytes) = &next {
             self.account.sent += bytes.len() as u64;
@@ -53,6 +56,7 @@ impl hyper::body::Body for Body {
             Content::Empty => true,
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Blocks(blocks) => blocks.is_empty(),
+            Content::File(part) => part.len() == Some(0),
             Content::Stream(_) => false,
         }
     }
@@ -62,6 +66,7 @@ impl hyper::body::Body for Body {
             Content::Empty => SizeHint::with_exact(0),
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Blocks(blocks) => SizeHint::with_exact(blocks.iter().map(|block| block.len() as u64).sum()),
+            Content::File(part) => part.len().map_or_else(SizeHint::default, SizeHint::with_exact),
             Content::Stream(_) => SizeHint::default(),
         }
     }

@@ -14,6 +14,7 @@ use crate::metrics::Reject;
 
 use super::connection::Connection;
 use super::engine::Engine;
+use super::file::Part;
 use super::reply::{Answer, Content, Outcome};
 use super::request_id::RequestId;
 use super::spool::{OnDemand, Spooled};
@@ -76,6 +77,11 @@ impl Reply {
     /// Answers with blocks that are all there already.
     pub fn blocks(self, head: response::Parts, blocks: VecDeque<Bytes>) {
         self.give(head, Content::Blocks(blocks));
+    }
+
+    /// Answers with a part of a file.
+    pub fn file(self, head: response::Parts, part: Part) {
+        self.give(head, Content::File(part));
     }
 
     /// Answers with a head, and a body to come. From now on somebody else drives: what the site yields is sent while it makes more.

@@ -11,6 +11,7 @@ pub mod body;
 pub mod connection;
 mod deadline;
 pub mod engine;
+pub mod file;
 pub mod framing;
 pub mod guard;
 pub mod head;

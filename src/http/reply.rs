@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::metrics::Reject;
 
+use super::file::Part;
 use super::stream::Receiver;
 
 /// What a site answered.
@@ -31,6 +32,7 @@ pub enum Content {
     /// All there is.
     Whole(Bytes),
     Blocks(VecDeque<Bytes>),
+    File(Part),
     Stream(Receiver),
 }
 

@@ -8,6 +8,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use crate::http::job::Job;
 
 use super::environ::Environ;
+use super::file_wrapper::FileWrapper;
 use super::log_stream::{self, traceback};
 use super::start_response::{More, StartResponse, own_item};
 
@@ -66,6 +67,8 @@ fn send(body: &Bound<PyAny>, response: &StartResponse) -> PyResult<()> {
         response.all(list.iter().map(|item| own_item(&item)))?
     } else if let Ok(tuple) = body.cast_exact::<PyTuple>() {
         response.all(tuple.iter().map(|item| own_item(&item)))?
+    } else if let Ok(wrapper) = body.cast_exact::<FileWrapper>() {
+        wrapper.get().plain(body.py())?.is_some_and(|(file, at, size)| response.file(file, at, size))
     } else {
         false
     };

@@ -1,7 +1,13 @@
 //! `wsgi.file_wrapper` (PEP 3333, "Optional Platform-Specific File Handling").
 
+use std::fs::File;
+
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+use crate::os;
 
 /// What is read at once at the least: a site's block size is often that of a page.
 const BLOCK: usize = 64 * 1024;
@@ -13,6 +19,36 @@ pub struct FileWrapper {
     filelike: Py<PyAny>,
     #[pyo3(get)]
     block_size: usize,
+}
+
+impl FileWrapper {
+    /// The file, where it stands and its size, if what the site gave is a plain file of the disk and nothing else: it can be read without
+    /// Python then. Of other classes nobody knows whether they give out what is in their file.
+    pub fn plain(&self, py: Python) -> PyResult<Option<(File, u64, u64)>> {
+        static TYPES: PyOnceLock<[Py<PyType>; 3]> = PyOnceLock::new();
+        let [raw, reader, random] = TYPES.get_or_try_init(py, || {
+            let io = py.import("io")?;
+            let class = |name| io.getattr(name)?.cast_into::<PyType>().map(Bound::unbind).map_err(PyErr::from);
+            PyResult::Ok([class("FileIO")?, class("BufferedReader")?, class("BufferedRandom")?])
+        })?;
+        let file = self.filelike.bind(py);
+        let is = |file: &Bound<PyAny>, class: &Py<PyType>| file.get_type().is(class);
+        if is(file, random) {
+            file.call_method0(intern!(py, "flush"))?;
+        } else if !is(file, reader) && !is(file, raw) {
+            return Ok(None);
+        }
+        if !is(file, raw) && !is(&file.getattr(intern!(py, "raw"))?, raw) {
+            return Ok(None);
+        }
+        let fd = os::duplicate_of(file.call_method0(intern!(py, "fileno"))?.extract()?)?;
+        let plain = File::from(fd);
+        let metadata = plain.metadata()?;
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        Ok(Some((plain, file.call_method0(intern!(py, "tell"))?.extract()?, metadata.len())))
+    }
 }
 
 #[pymethods]

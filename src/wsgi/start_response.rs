@@ -1,6 +1,7 @@
 //! `start_response` and `write`: the state of one response (PEP 3333, "The start_response() Callable").
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyString};
 
+use crate::http::file::Part;
 use crate::http::job::{self, Reply};
 use crate::http::stream::{End, Sender, Sent};
 
@@ -142,31 +144,51 @@ impl StartResponse {
             }
         };
         let total = blocks.len();
-        let mut phase = self.lock();
-        let (reply, mut declared) = match std::mem::replace(&mut *phase, Phase::Over) {
-            Phase::Declared(reply, declared)
-                if declared.length.is_none_or(|length| length == total) || self.has_no_body(&declared) =>
-            {
-                (reply, declared)
-            }
-            other => {
-                *phase = other;
-                return Ok(false);
-            }
-        };
-        if self.has_no_body(&declared) {
-            // Many sites give HEAD no body at all: zero would be a lie then (RFC 9110 section 8.6).
-            if self.is_head && declared.length.is_none() && total > 0 {
-                declared.head.headers.insert(header::CONTENT_LENGTH, total.into());
-            }
-            reply.whole(declared.head, Bytes::new());
-            return Ok(true);
-        }
-        match blocks {
+        let fits = |declared: &Declared| declared.length.is_none_or(|length| length == total);
+        Ok(self.at_once(total, fits, |reply, declared| match blocks {
             Blocks::One(block) => reply.whole(declared.head, block),
             Blocks::Many(blocks) => reply.blocks(declared.head, blocks),
+        }))
+    }
+
+    /// Answers with `file` from `at` to its end, `size`. False, and nothing done: headers are not declared, or already sent.
+    pub fn file(&self, file: File, at: u64, size: u64) -> bool {
+        let total = size.saturating_sub(at);
+        self.at_once(
+            total,
+            |_| true,
+            |reply, declared| {
+                let length = declared.length.unwrap_or(total);
+                if length > total {
+                    too_short();
+                }
+                let end = if length > total { End::Cut } else { End::Complete };
+                reply.file(declared.head, Part::new(file, at, length.min(total), end));
+            },
+        )
+    }
+
+    /// Answers with a body of `total` bytes that is all there. False, and nothing done, unless headers are declared, not sent, and `fit`,
+    /// or there is to be no body.
+    fn at_once(&self, total: u64, fit: impl FnOnce(&Declared) -> bool, answer: impl FnOnce(Reply, Declared)) -> bool {
+        let mut phase = self.lock();
+        let (reply, mut declared) = match std::mem::replace(&mut *phase, Phase::Over) {
+            Phase::Declared(reply, declared) if self.has_no_body(&declared) || fit(&declared) => (reply, declared),
+            other => {
+                *phase = other;
+                return false;
+            }
+        };
+        if !self.has_no_body(&declared) {
+            answer(reply, declared);
+            return true;
         }
-        Ok(true)
+        // Many sites give HEAD no body at all: zero would be a lie then (RFC 9110 section 8.6).
+        if self.is_head && declared.length.is_none() && total > 0 {
+            declared.head.headers.insert(header::CONTENT_LENGTH, total.into());
+        }
+        reply.whole(declared.head, Bytes::new());
+        true
     }
 
     /// The application has given all its blocks.

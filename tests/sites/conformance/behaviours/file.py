@@ -1,5 +1,6 @@
 """Files handed to wsgi.file_wrapper. Each holds CONTENT of size SIZE; close() of each is noted."""
 
+import gzip
 import io
 import tempfile
 
@@ -30,10 +31,24 @@ class OnlyReads:
         self.read = io.BytesIO(content).read
 
 
-def _temporary():
+def _temporary(content=CONTENT):
     file = tempfile.TemporaryFile()  # noqa: SIM115  the server closes it
-    file.write(CONTENT)
+    file.write(content)
     file.seek(0)
+    return file
+
+
+def _reopened(buffering):
+    """A file that is only read, and has no name any more."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(CONTENT)
+        file.flush()
+        return open(file.name, "rb", buffering)
+
+
+def _large():
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.truncate(64 << 20)
     return file
 
 
@@ -44,6 +59,11 @@ def file(environ, start_response):
     content = {
         "file": lambda: Noted(environ, _temporary()),
         "plain": _temporary,
+        "reader": lambda: _reopened(-1),
+        "raw": lambda: _reopened(0),
+        "large": _large,
+        # It has a fileno, and gives out something else than what is in that file.
+        "gzip": lambda: gzip.GzipFile(fileobj=_temporary(gzip.compress(CONTENT))),
         "bytesio": lambda: Noted(environ, io.BytesIO(CONTENT)),
         "no fileno": lambda: Noted(environ, io.BytesIO(CONTENT), fileno=False),
         "only read": lambda: OnlyReads(CONTENT),
