@@ -71,7 +71,7 @@ pub fn run() -> Result<(), Failure> {
             Ok(Side::Worker) => {
                 drop(control.into_inner());
                 let application = application.as_ref().map(|a| Python::attach(|py| a.application.clone_ref(py)));
-                worker::run(Birth { launch, control: socket, listeners, slot: board.slot(slot), application });
+                worker::run(Birth { launch, control: socket, listeners, board, slot, application });
             }
             Err(error) => {
                 let error = Python::attach(|py| error.value(py).to_string());

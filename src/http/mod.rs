@@ -1,6 +1,6 @@
 //! HTTP/1 on tokio and hyper: knows no Python.
 //!
-//! `accept` takes connections, `guard` judges their bytes before hyper parses them, `service` turns a request into a
+//! `accept` takes connections of a `listener`, `guard` judges their bytes before hyper parses them, `service` turns a request into a
 //! [`job::Job`] on the bounded `queue` and the answer of an app thread into a response, `access_log` writes it down. The `engine`
 //! drives all that; an app thread has a `seat` at it.
 
@@ -17,6 +17,7 @@ pub mod guard;
 pub mod head;
 pub mod job;
 mod lead;
+pub mod listener;
 pub mod pace;
 mod queue;
 pub mod reply;

@@ -266,6 +266,12 @@ impl Scoreboard {
         &self.0[index]
     }
 
+    /// The fewest connections that a worker has which accepts some, other than `own`.
+    pub fn fewest_connections_beside(self, own: &Slot) -> Option<i64> {
+        let others = self.0.iter().filter(|slot| !std::ptr::eq(*slot, own) && slot.is(State::Ready));
+        others.map(|slot| slot.connections.load(Relaxed)).min()
+    }
+
     pub fn slots(self) -> &'static [Slot] {
         self.0
     }

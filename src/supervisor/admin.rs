@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use crate::http::accept::Stream;
+use crate::http::listener::{self, Stream};
 
 use super::sockets;
 use super::view::{Check, View};
@@ -25,7 +25,7 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 /// Serves on the listeners until the process ends.
 pub fn start(listeners: &[sockets::Listener], view: &Arc<View>) -> std::io::Result<()> {
     for listener in listeners {
-        let listener = crate::http::accept::Listener::new(listener.fd.try_clone()?, &listener.bound)?;
+        let listener = listener::Listener::new(listener.fd.try_clone()?, &listener.bound)?;
         let view = view.clone();
         tokio::spawn(async move {
             loop {

@@ -10,16 +10,18 @@ use tokio::task::JoinSet;
 
 use crate::control::{AsyncChannel, FromWorker, Launch, ToWorker};
 use crate::exit::Code;
-use crate::http::accept::{Listener, Serving};
+use crate::http::accept::{self, Serving};
 use crate::http::engine::Engine;
 use crate::http::guard::Timeouts;
+use crate::http::listener::Listener;
 use crate::http::service::Shared;
-use crate::metrics::State;
+use crate::metrics::{Scoreboard, State};
 use crate::os;
 
 /// What the I/O thread starts with.
 pub struct Start {
     pub engine: &'static Engine,
+    pub board: Scoreboard,
     pub control: OwnedFd,
     pub listeners: Vec<OwnedFd>,
     pub launch: Launch,
@@ -155,11 +157,12 @@ impl Start {
             max_header: settings.max_header,
             max_connections: settings.max_connections,
             trusted: settings.trusted_proxies.clone().into(),
+            board: self.board,
             alive,
         };
         for (fd, bound) in self.listeners.drain(..).zip(&self.launch.listeners) {
             let listener = Listener::new(fd, bound)?;
-            accepting.spawn(listener.run(serving.clone(), self.drain.subscribe(), backlog.clone()));
+            accepting.spawn(accept::run(listener, serving.clone(), self.drain.subscribe(), backlog.clone()));
         }
         let (engine, patience) = (self.engine, settings.queue_timeout);
         tokio::spawn(async move { engine.look_after(patience).await });

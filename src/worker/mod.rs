@@ -19,7 +19,7 @@ use crate::http::access_log::{self, AccessLog};
 use crate::http::engine::Engine;
 use crate::http::service::Shared;
 use crate::http::spool::OnDemandLimit;
-use crate::metrics::Slot;
+use crate::metrics::{Scoreboard, Slot};
 use crate::os;
 use crate::python::{app_threads, site};
 use crate::telemetry;
@@ -47,14 +47,17 @@ pub struct Birth {
     /// Its socket to the supervisor.
     pub control: OwnedFd,
     pub listeners: Vec<OwnedFd>,
-    pub slot: &'static Slot,
+    pub board: Scoreboard,
+    /// Its number on the board.
+    pub slot: usize,
     /// The site's application, if the zygote has imported it.
     pub application: Option<Py<PyAny>>,
 }
 
 /// Serves until it is told to drain, then ends the process.
 pub fn run(birth: Birth) -> ! {
-    let Birth { launch, control, listeners, slot, application } = birth;
+    let Birth { launch, control, listeners, board, slot, application } = birth;
+    let slot = board.slot(slot);
     os::name_thread("atrio-worker");
     let pid = std::process::id() as i32;
     slot.occupy(pid, launch.generation, launch.settings.threads);
@@ -68,7 +71,7 @@ pub fn run(birth: Birth) -> ! {
         Ok(engine) => engine,
         Err(error) => fail(&format!("cannot start the engine: {error}")),
     };
-    let io = io::Start { engine, control, listeners, launch: launch.clone(), drain: drain_sender, finished };
+    let io = io::Start { engine, board, control, listeners, launch: launch.clone(), drain: drain_sender, finished };
     let io = match io.spawn() {
         Ok(io) => io,
         Err(error) => fail(&format!("cannot start the I/O thread: {error}")),

@@ -1,9 +1,11 @@
 """The tree of processes, and what becomes of it when one of them dies."""
 
+import contextlib
 import json
 import os
 import resource
 import time
+from collections import Counter
 from pathlib import Path
 from signal import SIGABRT, SIGKILL, SIGTERM
 
@@ -162,6 +164,15 @@ def vanish(server, data, reads=0):
         connection.send(data)
         if reads:
             connection.exactly(reads)
+
+
+def test_workers_share_connections_that_come_at_once(tmp_path):
+    with Atrio(site(tmp_path, "os.getpid()"), workers=2) as server:
+        for _ in range(5):
+            with contextlib.ExitStack() as stack:
+                connections = [stack.enter_context(server.connect()) for _ in range(20)]
+                found = Counter(connection.request("/").text for connection in connections)
+            assert min(found[str(worker)] for worker in server.workers()) >= 5, found
 
 
 def test_no_descriptor_is_lost_over_requests_and_clients_that_vanish():
