@@ -48,8 +48,8 @@ LOADS = {
 }
 CPU = Load("a path that computes", "/cpu", 32, answer=14)
 """For what more workers gain."""
-FRAMEWORKS = [Load(name, path, 64, answer=14) for name, path in (("Django", "/"), ("Flask", "/flask"))]
-"""Those of sites/frameworks."""
+FRAMEWORKS = [Load(name, path, 64, answer=14, close=True) for name, path in (("Django", "/"), ("Flask", "/flask"))]
+"""Those of sites/frameworks. With connections that stay, one worker may get them all, and the others stay small."""
 CONNECTIONS = [hello(number) for number in (1, 4, 16, 64, 256, 1000)]
 SIZES = [1024 * 4**step for step in range(8)]
 """1 KiB … 16 MiB."""

@@ -59,7 +59,7 @@ class Memory:
 
     def __init__(self, servers):
         names = [name for name in servers if SERVERS[name].forks]
-        # On all processors: on one, a single worker could have all requests, and the others stay small.
+        # On all processors, so that every worker gets its part of the requests.
         self.cases = [
             Case(name, tuple(loads.FRAMEWORKS), "frameworks", workers=self.WORKERS, pinned=False) for name in names
         ]
