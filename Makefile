@@ -4,15 +4,16 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run build image dist test lint unit blackbox image-test reproducible soak reference
+.PHONY: help run build image dist test lint unit blackbox image-test reproducible soak bench reference
 
 # The interpreter to embed: `make build PYTHON=/usr/bin/python3`.
 PYTHON ?= python3
-# For pytest: `make blackbox ARGS="-k reload"`.
+# For pytest and the benchmark: `make blackbox ARGS="-k reload"`.
 ARGS ?=
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 BINARY := $(TARGET)/release/atrio
 VENV := $(TARGET)/test-venv
+PEERS := $(TARGET)/bench-venv
 LOCKED := $(if $(CI),--locked)
 STYLE := --config line-length=120
 # Runs a command with compiler and interpreter, installed if need be.
@@ -68,10 +69,16 @@ reproducible: image ## builds the image a second time, from nothing, and compare
 soak: build $(VENV)/complete ## mixed load for MINUTES (10); fails if anything grows
 	@$(WITH) env ATRIO_BINARY=$(BINARY) $(VENV)/bin/python tests/soak.py $(MINUTES)
 
+bench: build $(PEERS)/complete ## beside other WSGI servers, some 12 minutes; ARGS="--help" tells what else it measures
+	@$(WITH) cargo build --release --example floor $(LOCKED)
+	@$(WITH) --bench env ATRIO_BINARY=$(BINARY) PYTHONPATH=tests $(PEERS)/bin/python -m bench $(ARGS)
+
 reference: ## config/atrio.env and the README's table, anew from the settings
 	@UPDATE_REFERENCE=1 $(WITH) cargo test reference
 
 $(VENV)/complete: tests/requirements.txt
-	@$(WITH) bash -c '"$$PYO3_PYTHON" -m venv --clear $(VENV)'
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+$(PEERS)/complete: tests/bench/requirements.txt
+$(VENV)/complete $(PEERS)/complete: %/complete:
+	@$(WITH) bash -c '"$$PYO3_PYTHON" -m venv --clear $*'
+	@$(WITH) $*/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@

@@ -7,6 +7,7 @@ NOTIFY_SOCKET, and that same message tells the ports that the kernel chose.
 import fcntl
 import functools
 import os
+import random
 import re
 import shutil
 import socket
@@ -158,27 +159,7 @@ class Atrio:
 
     def children(self):
         """{pid: command name} of all its descendants."""
-        if self.pid is None:
-            return {}
-        parents, names = {}, {}
-        for entry in os.listdir("/proc"):
-            if entry.isdigit():
-                try:
-                    stat = Path(f"/proc/{entry}/stat").read_text()
-                except OSError:
-                    continue
-                fields = stat[stat.rindex(")") + 2 :].split()
-                if fields[0] != "Z":
-                    parents[int(entry)] = int(fields[1])
-                    names[int(entry)] = stat[stat.index("(") + 1 : stat.rindex(")")]
-        found, todo = {}, [self.pid]
-        while todo:
-            parent = todo.pop()
-            for pid, above in parents.items():
-                if above == parent:
-                    found[pid] = names[pid]
-                    todo.append(pid)
-        return found
+        return {} if self.pid is None else descendants(self.pid)
 
     def workers(self):
         """The pids of its workers."""
@@ -341,6 +322,40 @@ class Connection:
 
     def __exit__(self, *_):
         self.close()
+
+
+def descendants(pid):
+    """{pid: command name} of all processes below one."""
+    parents, names = {}, {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = Path(f"/proc/{entry}/stat").read_text()
+            except OSError:
+                continue
+            fields = stat[stat.rindex(")") + 2 :].split()
+            if fields[0] != "Z":
+                parents[int(entry)] = int(fields[1])
+                names[int(entry)] = stat[stat.index("(") + 1 : stat.rindex(")")]
+    found, todo = {}, [pid]
+    while todo:
+        parent = todo.pop()
+        for child, above in parents.items():
+            if above == parent:
+                found[child] = names[child]
+                todo.append(child)
+    return found
+
+
+def free_port():
+    """Below those that the kernel gives to clients: one of them could be given to the very connection that asks for a server."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        try:
+            socket.create_server(("0.0.0.0", port)).close()
+        except OSError:
+            continue
+        return port
 
 
 def eventually(check, patience=PATIENCE, what="the condition"):

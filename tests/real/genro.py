@@ -1,7 +1,6 @@
 """A GenroPy project as its own commands make it, the daemon that it needs, and a visitor of its pages."""
 
 import os
-import random
 import re
 import signal
 import socket
@@ -9,7 +8,7 @@ import subprocess
 from urllib.parse import urlencode, urljoin
 
 import harness
-from harness import eventually
+from harness import eventually, free_port
 
 SITE = "hall"
 ROOT_PY = """\
@@ -27,17 +26,6 @@ if __name__ == '__main__':
     server.run()
 """
 """The declaration of the GenroPy manual, chapter WSGI, word for word."""
-
-
-def free_port():
-    """Below those that the kernel gives to clients: one of them could be given to the very connection that asks for the daemon."""
-    while True:
-        port = random.randrange(10_000, 32_000)
-        try:
-            socket.create_server(("0.0.0.0", port)).close()
-        except OSError:
-            continue
-        return port
 
 
 class Genro:

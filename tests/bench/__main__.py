@@ -1,0 +1,82 @@
+"""What a request costs Atrio and other WSGI servers: all in one run, by turns, medians of the rounds.
+
+CPU µs are those of the user and the system in all processes of a server, for each request: the figure that a busy machine
+distorts least. `Atrio/it` is Atrio's figure to that server's, taken round by round: the median, and in brackets the least and
+the greatest.
+"""
+
+import argparse
+
+from harness import ROOT
+
+from . import readme
+from .loads import LOADS
+from .measure import measure
+from .runs import Cores, Memory, Peers, Scaling
+from .servers import SERVERS
+
+ALL = [*LOADS, "memory", "cores"]
+
+
+def chosen_from(known):
+    def parse(text):
+        names = text.split(",")
+        if unknown := set(names) - set(known):
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not one of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        prog="make bench",
+        usage='make bench ARGS="…"',
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    parser.add_argument("--servers", type=chosen_from(SERVERS), metavar="A,B", help=f"of {','.join(SERVERS)}")
+    parser.add_argument("--loads", type=chosen_from(ALL), default=ALL, metavar="A,B", help=f"of {','.join(ALL)}")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (3)")
+    parser.add_argument("--seconds", type=int, default=3, help="of each load (3)")
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="instead of the loads: 1 and 2 workers, 1 … 1000 connections, bodies of 1 KiB … 16 MiB",
+    )
+    parser.add_argument(
+        "--readme",
+        nargs="?",
+        const=ROOT / "README.md",
+        metavar="FILE",
+        help="write the figures of the loads into the README",
+    )
+    given = parser.parse_args()
+    if given.scaling and given.readme:
+        parser.error("the README has no place for --scaling")
+    return given
+
+
+def chosen_runs(given):
+    few = given.servers or ["atrio", "granian"]
+    if given.scaling:
+        return [Scaling(few)]
+    runs = [Peers(given.servers or list(SERVERS), [name for name in given.loads if name in LOADS])]
+    runs += [Memory(few)] if "memory" in given.loads else []
+    runs += [Cores(few)] if "cores" in given.loads else []
+    return [run for run in runs if any(case.loads for case in run.cases)]
+
+
+def main():
+    given, told = arguments(), []
+    for run in chosen_runs(given):
+        figures = measure(run.cases, given.rounds, given.seconds)
+        print(run.text(figures), end="\n\n", flush=True)
+        if given.readme:
+            told.append(run.readme(figures))
+    if given.readme:
+        readme.write(given.readme, given.servers or list(SERVERS), given.rounds, given.seconds, told)
+
+
+if __name__ == "__main__":
+    main()
