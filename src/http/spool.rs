@@ -73,31 +73,33 @@ pub async fn spool(mut body: Incoming, limit: u64) -> Result<Spooled, SpoolError
             continue;
         }
         if memory.is_empty() && file.is_none() {
-            memory.reserve(first.len() + (body.size_hint().lower() as usize + data.len()).min(IN_MEMORY));
+            memory.reserve(first.len() + (body.size_hint().lower() as usize + data.len()).min(WRITE_SIZE));
             memory.extend_from_slice(&std::mem::take(&mut first));
         }
         memory.extend_from_slice(&data);
         if total > IN_MEMORY as u64 && memory.len() >= WRITE_SIZE {
-            file = Some(append(file, std::mem::take(&mut memory)).await.map_err(SpoolError::Disk)?);
+            let (written, emptied) = append(file, memory).await.map_err(SpoolError::Disk)?;
+            (file, memory) = (Some(written), emptied);
         }
     }
     match file {
         None if memory.is_empty() => Ok(Spooled::Memory(first)),
         None => Ok(Spooled::Memory(memory.freeze())),
         file => {
-            let mut file = append(file, memory).await.map_err(SpoolError::Disk)?;
+            let (mut file, _) = append(file, memory).await.map_err(SpoolError::Disk)?;
             file.rewind().map_err(SpoolError::Disk)?;
             Ok(Spooled::File(file, total))
         }
     }
 }
 
-/// Writes on a thread that may block.
-async fn append(file: Option<File>, data: BytesMut) -> io::Result<File> {
+/// Writes on a thread that may block; the file, and the buffer to be filled again: fresh memory costs more than the write.
+async fn append(file: Option<File>, mut data: BytesMut) -> io::Result<(File, BytesMut)> {
     let write = move || {
         let mut file = file.map_or_else(tempfile::tempfile, Ok)?;
         file.write_all(&data)?;
-        Ok(file)
+        data.clear();
+        Ok((file, data))
     };
     tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
 }

@@ -113,4 +113,4 @@ def test_clients_that_take_a_large_plain_file_slowly_hold_no_app_thread(server):
             c.send(head(f"GET {path('file', what='large')} HTTP/1.1"))
             c.more()
         assert server.get("/whole", timeout=3).text == "block"
-        assert len(slow[0].reply().body) == 64 << 20
+        assert len(slow[0].reply().body) == 24 << 20

@@ -48,7 +48,7 @@ def _reopened(buffering):
 
 def _large():
     file = tempfile.TemporaryFile()  # noqa: SIM115
-    file.truncate(64 << 20)
+    file.truncate(24 << 20)
     return file
 
 
