@@ -75,7 +75,7 @@ impl Drop for Account {
         slot.response_body_bytes.fetch_add(self.sent, Relaxed);
         let labels = Labels::new(self.method.as_str(), self.status, self.version == Version::HTTP_10);
         slot.count_request(labels, duration);
-        if let Some(log) = &self.shared.access_log {
+        if let Some(log) = self.shared.access_log.as_ref().filter(|log| log.wants(duration)) {
             log.log(&Entry {
                 site: &self.shared.site,
                 peer: self.connection.peer.map(|peer| peer.ip().to_canonical()),
