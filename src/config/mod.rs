@@ -3,11 +3,12 @@
 //! - `table`: the one definition of every setting
 //! - `sources`: flags, variables and files, read as texts
 //! - `given`: one such text; figment's provider of it, which remembers the origin
-//! - `parse`, `listen`: from a text to a value
+//! - `parse`, `listen`, `access_log`: from a text to a value
 //! - `load`: precedence and validation; the result is [`Settings`]
 //! - `render`: help and `atrio config`
 //! - `reference`: `config/atrio.env` and the README's table, kept current by tests
 
+mod access_log;
 mod given;
 mod listen;
 mod load;
@@ -19,8 +20,9 @@ mod settings;
 mod sources;
 mod table;
 
+pub use access_log::Form;
 pub use listen::Listen;
 pub use load::{Loaded, load};
 pub use render::{Format, help, render};
-pub use settings::{AccessLog, LogFormat, Preload, Requirements, Settings};
+pub use settings::{LogFormat, Preload, Requirements, Settings};
 pub use sources::Source;

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
+use super::access_log::AccessLog;
 use super::listen::Listen;
 use super::table::{Kind, Setting};
 
@@ -33,6 +34,7 @@ impl Setting {
             Kind::Networks if text == "*" => Ok(json!(["0.0.0.0/0", "::/0"])),
             Kind::Networks => list(text, network),
             Kind::LogFilter => log_filter(text),
+            Kind::AccessLog => AccessLog::parse(text, time).map(|log| json!(log)),
             Kind::Mode => mode(text),
         }
     }
@@ -53,6 +55,7 @@ impl Setting {
             Kind::Addresses => "host:port, unix:/path or fd:NAME".into(),
             Kind::Mode => "an octal number as 0027".into(),
             Kind::Networks => "networks as 10.0.0.0/8 with commas between".into(),
+            Kind::AccessLog => AccessLog::REMEDY.into(),
             Kind::LogFilter => format!("one of {}, or target=level", LEVELS.join(", ")),
         };
         match self.none {

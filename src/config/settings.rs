@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::access_log::AccessLog;
 use super::listen::Listen;
 
 /// Every setting, validated. Child processes get it as JSON.
@@ -85,7 +86,7 @@ pub struct Settings {
     pub log: String,
     /// Form of the log. Default `auto`. From `ATRIO_LOG_FORMAT`.
     pub log_format: LogFormat,
-    /// Form of the access log. Default `on`. From `ATRIO_ACCESS_LOG`.
+    /// What is written into the access log, and how. Default `on`. From `ATRIO_ACCESS_LOG`.
     pub access_log: AccessLog,
 }
 
@@ -140,19 +141,5 @@ pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     Auto,
     Text,
-    Json,
-}
-
-/// The form of the access log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AccessLog {
-    /// Text on a terminal, JSON elsewhere.
-    On,
-    Off,
-    /// The Common Log Format.
-    Common,
-    /// The Common Log Format with referrer and user agent, as Apache's `combined`.
-    Combined,
     Json,
 }

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use Kind::{Addresses, Choice, LogFilter, Mode, Named, Networks, Path, Paths, Size, Text, Time, Whole};
+use Kind::{AccessLog, Addresses, Choice, LogFilter, Mode, Named, Networks, Path, Paths, Size, Text, Time, Whole};
 
 /// Settings of one purpose, under their heading.
 pub struct Group {
@@ -38,6 +38,8 @@ pub enum Kind {
     Addresses,
     Networks,
     LogFilter,
+    /// A form and conditions.
+    AccessLog,
     /// Bits of file permissions, octal.
     Mode,
     /// Texts, each under a name of the user's choice.
@@ -135,7 +137,12 @@ pub static GROUPS: &[Group] = &[
         settings: &[
             setting("log", LogFilter, "info", "level, or levels by target, as `info,hyper=debug`"),
             setting("log_format", Choice(&["auto", "text", "json"]), "auto", "`auto`: text on a terminal, else JSON"),
-            setting("access_log", Choice(&["on", "off", "common", "combined", "json"]), "on", "form of the access log"),
+            setting(
+                "access_log",
+                AccessLog,
+                "on",
+                "`on`, `off`, `common`, `combined`, `json`; with `slow=1s` those that take so long, with `sample=5%` that part of the others",
+            ),
         ],
     },
 ];
@@ -184,6 +191,7 @@ impl Setting {
             Addresses => "ADDRESS,…",
             Networks => "NETWORK,…",
             LogFilter => "LEVEL",
+            AccessLog => "FORM,…",
             Mode => "MODE",
             Named => "NAME=VALUE",
         };

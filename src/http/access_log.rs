@@ -65,16 +65,28 @@ struct Shared {
 pub struct AccessLog {
     shared: Arc<Shared>,
     format: Format,
+    slow: Option<Duration>,
+    sample: Option<f64>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl AccessLog {
-    /// Starts the thread that writes.
-    pub fn start(format: Format) -> std::io::Result<Self> {
+    /// Starts the thread that writes. Written are requests that take as long as `slow`, and the part `sample` of the others; without
+    /// both, all.
+    pub fn start(format: Format, slow: Option<Duration>, sample: Option<f64>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
         let writer = std::thread::Builder::new().name("atrio-log".into()).spawn(move || write(&theirs))?;
-        Ok(AccessLog { shared, format, writer: Mutex::new(Some(writer)) })
+        Ok(AccessLog { shared, format, slow, sample, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Whether a request that took so long is written down.
+    pub fn wants(&self, duration: Duration) -> bool {
+        match (self.slow, self.sample) {
+            (None, None) => true,
+            (Some(slow), _) if duration >= slow => true,
+            (_, sample) => sample.is_some_and(|part| fastrand::f64() < part),
+        }
     }
 
     pub fn log(&self, entry: &Entry) {

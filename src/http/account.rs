@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, Uri, Version, header};
 
+use crate::metrics::histogram::INNER_BOUNDS;
 use crate::metrics::scoreboard::Labels;
 
 use super::access_log::Entry;
@@ -16,7 +17,8 @@ use super::service::Shared;
 /// The status that is recorded when the client has left before the answer (nginx's convention; never sent).
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// Records its request when it is dropped: when the last byte of the response has been handed over, or the connection is gone.
+/// Records its request when it is dropped: when the last byte of the response is with the kernel, or the connection is gone. Of a
+/// [small](super::reply::SMALL) response that moment is when hyper has it.
 pub struct Account {
     pub shared: &'static Shared,
     pub connection: Arc<Connection>,
@@ -30,6 +32,8 @@ pub struct Account {
     pub id: RequestId,
     pub status: u16,
     pub queued: Duration,
+    /// When there was an answer, unless it is small and whole, and so leaves at once.
+    pub answered: Option<Instant>,
     pub sent: u64,
 }
 
@@ -40,7 +44,7 @@ impl Account {
         request: &http::Request<B>,
         id: RequestId,
     ) -> Self {
-        shared.slot.active_requests.fetch_add(1, Relaxed);
+        shared.slot.begin_request();
         let logged = |name| shared.access_log.as_ref().and_then(|_| request.headers().get(name).cloned());
         Account {
             started: Instant::now(),
@@ -52,6 +56,7 @@ impl Account {
             id,
             status: CLIENT_CLOSED_REQUEST,
             queued: Duration::ZERO,
+            answered: None,
             sent: 0,
             shared,
             connection,
@@ -62,12 +67,15 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let slot = self.shared.slot;
-        let duration = self.started.elapsed();
-        slot.active_requests.fetch_sub(1, Relaxed);
+        let now = Instant::now();
+        let duration = now.duration_since(self.started);
+        if self.status != CLIENT_CLOSED_REQUEST {
+            slot.write.observe(&INNER_BOUNDS, self.answered.map_or(Duration::ZERO, |at| now.duration_since(at)));
+        }
         slot.response_body_bytes.fetch_add(self.sent, Relaxed);
         let labels = Labels::new(self.method.as_str(), self.status, self.version == Version::HTTP_10);
         slot.count_request(labels, duration);
-        if let Some(log) = &self.shared.access_log {
+        if let Some(log) = self.shared.access_log.as_ref().filter(|log| log.wants(duration)) {
             log.log(&Entry {
                 site: &self.shared.site,
                 peer: self.connection.peer.map(|peer| peer.ip().to_canonical()),

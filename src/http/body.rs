@@ -11,15 +11,23 @@ use super::account::Account;
 use super::reply::Content;
 use super::stream::End;
 
-/// A response's body; the request's account is closed with it.
+/// A response's body; the request's account is closed with it, or when what hyper still holds of it is with the kernel.
 pub struct Body {
     content: Content,
-    account: Account,
+    account: Option<Account>,
 }
 
 impl Body {
     pub fn new(content: Content, account: Account) -> Self {
-        Body { content, account }
+        Body { content, account: Some(account) }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(account) = self.account.take_if(|account| account.answered.is_some()) {
+            account.connection.clone().keep_until_flushed(account);
+        }
     }
 }
 
@@ -41,12 +49,14 @@ impl hyper::body::Body for Body {
             Err(End::Complete) => None,
             Err(End::Cut) => {
                 // An error would make hyper drop what it has not written yet.
-                self.account.connection.cut();
+                if let Some(account) = &self.account {
+                    account.connection.cut();
+                }
                 return Poll::Pending;
             }
         };
-        if let Some(bytes) = &next {
-            self.account.sent += bytes.len() as u64;
+        if let (Some(bytes), Some(account)) = (&next, &mut self.account) {
+            account.sent += bytes.len() as u64;
         }
         Poll::Ready(next.map(|bytes| Ok(Frame::data(bytes))))
     }

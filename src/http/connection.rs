@@ -1,11 +1,12 @@
 //! What guard and service know together about one client connection.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::control::Bound;
 
+use super::account::Account;
 use super::head::Rejection;
 
 /// One end of a connection, in text; empty where there is none.
@@ -35,6 +36,17 @@ pub struct Connection {
     requests: AtomicU64,
     cut: AtomicBool,
     refused: OnceLock<(u64, Rejection)>,
+    /// There is one in `unflushed`.
+    holds_account: AtomicBool,
+    unflushed: Mutex<Unflushed>,
+}
+
+/// The account of a response that hyper has made and the kernel has not taken yet.
+#[derive(Default)]
+struct Unflushed {
+    account: Option<Box<Account>>,
+    /// Nothing will be flushed any more.
+    over: bool,
 }
 
 impl Connection {
@@ -53,6 +65,8 @@ impl Connection {
             requests: AtomicU64::new(0),
             cut: AtomicBool::new(false),
             refused: OnceLock::new(),
+            holds_account: AtomicBool::new(false),
+            unflushed: Mutex::default(),
         }
     }
 
@@ -75,6 +89,31 @@ impl Connection {
 
     pub fn is_cut(&self) -> bool {
         self.cut.load(Relaxed)
+    }
+
+    /// Closes an account as soon as all that has been written is with the kernel, or never will be.
+    pub fn keep_until_flushed(&self, account: Account) {
+        let mut unflushed = self.unflushed.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = if unflushed.over {
+            Some(Box::new(account))
+        } else {
+            self.holds_account.store(true, Relaxed);
+            unflushed.account.replace(Box::new(account))
+        };
+        drop(unflushed);
+        drop(before);
+    }
+
+    /// All that has been written is with the kernel; `over`: or has come to nothing, for the connection ends.
+    pub fn flushed(&self, over: bool) {
+        if over || self.holds_account.load(Relaxed) {
+            let mut unflushed = self.unflushed.lock().unwrap_or_else(PoisonError::into_inner);
+            self.holds_account.store(false, Relaxed);
+            unflushed.over |= over;
+            let account = unflushed.account.take();
+            drop(unflushed);
+            drop(account);
+        }
     }
 
     /// Why the stream stopped being readable, if the guard stopped it.

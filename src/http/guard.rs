@@ -197,6 +197,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     }
 }
 
+impl<S> Drop for Guard<S> {
+    fn drop(&mut self) {
+        self.connection.flushed(true);
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context, buf: &mut ReadBuf) -> Poll<io::Result<()>> {
         loop {
@@ -266,6 +272,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         let result = Pin::new(&mut self.io).poll_flush(cx);
         // hyper flushes here when its own buffer is empty: all that the site has sent is with the kernel.
         ready!(self.watch_write(cx, result))?;
+        self.connection.flushed(false);
         Poll::Ready(if self.connection.is_cut() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) })
     }
 

@@ -36,6 +36,21 @@ pub enum Content {
     Stream(Receiver),
 }
 
+/// Bytes of a body that the kernel takes at once, if the client reads at all: half of what Linux lets wait on a new connection.
+pub const SMALL: usize = 8 * 1024;
+
+impl Content {
+    /// Nothing of it can still be on its way when hyper has it.
+    pub fn is_small(&self) -> bool {
+        match self {
+            Content::Empty => true,
+            Content::Whole(bytes) => bytes.len() <= SMALL,
+            Content::Blocks(blocks) => blocks.iter().map(Bytes::len).sum::<usize>() <= SMALL,
+            Content::File(_) | Content::Stream(_) => false,
+        }
+    }
+}
+
 /// What a request comes to: an answer, or the reason why no app thread ran it.
 pub type Outcome = Result<Answer, Reject>;
 

@@ -79,6 +79,7 @@ fn respond(mut account: Account, outcome: Result<Answer, Refusal>) -> Response<B
         Err(refusal) => refusal.answer(account.shared),
     };
     account.status = head.status.as_u16();
+    account.answered = (!content.is_small()).then(Instant::now);
     if close || has_begun(&account.shared.drain) {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         if http10 {
@@ -180,7 +181,7 @@ impl Asked {
         place: OnDemandLimit,
         arrived: Instant,
     ) -> Result<Answer, Refusal> {
-        let (body, whole) = OnDemand::new(incoming, shared.max_body, place, shared.engine);
+        let (body, whole) = OnDemand::new(incoming, shared, place);
         let answer = answer(self.enqueue(shared, RequestBody::OnDemand(body), arrived)?).await;
         // What comes next on the connection could be the body that was not asked for, or a request.
         answer.map(|answer| Answer { close: answer.close || !whole.load(Relaxed), ..answer })

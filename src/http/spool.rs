@@ -11,6 +11,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::oneshot;
 
 use super::engine::Engine;
+use super::service::Shared;
 
 /// A body up to this size stays in memory; what is larger goes to a file without a name in the temporary folder (`TMPDIR`).
 pub const IN_MEMORY: usize = 256 * 1024;
@@ -119,7 +120,8 @@ pub struct OnDemand {
 impl OnDemand {
     /// The site's end, and the I/O thread's.
     /// The latter tells whether the whole body has been read. Must be called on the I/O thread's runtime.
-    pub fn new(body: Incoming, limit: u64, taken: OnDemandLimit, engine: &'static Engine) -> (Self, Arc<AtomicBool>) {
+    pub fn new(body: Incoming, shared: &Shared, taken: OnDemandLimit) -> (Self, Arc<AtomicBool>) {
+        let (engine, slot, limit) = (shared.engine, shared.slot, shared.max_body);
         let (ask, asked) = oneshot::channel();
         let (deliver, answer) = mpsc::sync_channel(1);
         let whole: Arc<AtomicBool> = Arc::default();
@@ -130,6 +132,7 @@ impl OnDemand {
             if asked.await.is_ok() {
                 let body = spool(body, limit).await;
                 done.store(body.is_ok(), Relaxed);
+                slot.request_body_bytes.fetch_add(body.as_ref().map_or(0, Spooled::len), Relaxed);
                 let _ = deliver.send(body);
             }
         });

@@ -1,4 +1,4 @@
-//! The one table of metrics, rendered from the scoreboard in Prometheus' text format.
+//! The one table of metrics, rendered from the scoreboard.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram as Proto, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
-use super::scoreboard::{Histogram, INNER_BOUNDS, Labels, REQUEST_BOUNDS, Reject, Slot, State};
+use super::histogram::{Bounds, Histogram, INNER_BOUNDS, REQUEST_BOUNDS};
+use super::openmetrics;
+use super::process::Process;
+use super::scoreboard::{Labels, Reject, Restart, Slot, State};
 
 /// What only the supervisor knows.
 pub struct Facts<'a> {
@@ -14,34 +17,85 @@ pub struct Facts<'a> {
     pub generation: u64,
     pub reloads: u64,
     pub reloads_failed: u64,
-    pub restarts: u64,
+    /// As [`Restart::NAMES`] has them.
+    pub restarts: [u64; Restart::NAMES.len()],
+    /// Of slots whose workers could be looked at.
+    pub memory: Vec<(usize, u64)>,
+    pub process: Process,
     pub python: &'a str,
 }
 
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' text format, version 0.0.4.
+    Text,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// What a client that sends this `Accept` wants. Nothing, and anything, means text.
+    pub fn wanted(accept: &str) -> Self {
+        let (mut text, mut open) = (0.0, 0.0);
+        for range in accept.split(',') {
+            let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
+            let kind = parts.next().unwrap_or_default();
+            let (mut quality, mut version) = (1.0, None);
+            for part in parts {
+                match part.split_once('=') {
+                    Some(("q", value)) => quality = value.parse().unwrap_or(0.0),
+                    Some(("version", value)) => version = Some(value.trim_matches('"').to_owned()),
+                    _ => {}
+                }
+            }
+            match (kind.as_str(), version.as_deref()) {
+                ("application/openmetrics-text", None | Some("1.0.0")) => open = f64::max(open, quality),
+                ("text/plain" | "text/*" | "*/*", None | Some("0.0.4")) => text = f64::max(text, quality),
+                _ => {}
+            }
+        }
+        if open > 0.0 && open >= text { Format::OpenMetrics } else { Format::Text }
+    }
+
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
 type Read<T> = fn(&Slot) -> &T;
+/// Name, help, whether the metric has the label `site`.
+type Named<T> = (&'static str, &'static str, bool, Read<T>);
 
-const GAUGES: [(&str, &str, Read<AtomicI64>); 5] = [
-    ("atrio_connections", "Open client connections.", |s| &s.connections),
-    ("http_server_active_requests", "Requests received and not yet answered.", |s| &s.active_requests),
-    ("atrio_queue_length", "Requests that wait for an app thread.", |s| &s.queue_length),
-    ("atrio_threads", "App threads.", |s| &s.threads),
-    ("atrio_threads_busy", "App threads that run a request.", |s| &s.threads_busy),
+const GAUGES: [Named<AtomicI64>; 4] = [
+    ("atrio_connections", "Open client connections.", false, |s| &s.connections),
+    ("atrio_queue_length", "Requests that wait for an app thread.", true, |s| &s.queue_length),
+    ("atrio_threads", "App threads.", true, |s| &s.threads),
+    ("atrio_threads_busy", "App threads that run a request.", true, |s| &s.threads_busy),
 ];
 
-const COUNTERS: [(&str, &str, Read<AtomicU64>); 4] = [
-    ("atrio_connections_accepted_total", "Client connections accepted.", |s| &s.connections_accepted),
-    ("http_server_request_body_bytes_total", "Bytes of request bodies received.", |s| &s.request_body_bytes),
-    ("http_server_response_body_bytes_total", "Bytes of response bodies sent.", |s| &s.response_body_bytes),
-    ("atrio_exceptions_total", "Exceptions that the site let escape.", |s| &s.exceptions),
+const COUNTERS: [Named<AtomicU64>; 4] = [
+    ("atrio_connections_accepted_total", "Client connections accepted.", false, |s| &s.connections_accepted),
+    ("http_server_request_body_bytes_total", "Bytes of request bodies received.", true, |s| &s.request_body_bytes),
+    ("http_server_response_body_bytes_total", "Bytes of response bodies sent.", true, |s| &s.response_body_bytes),
+    ("atrio_exceptions_total", "Exceptions that the site let escape.", true, |s| &s.exceptions),
 ];
 
-const HISTOGRAMS: [(&str, &str, Read<Histogram>); 2] = [
+const HISTOGRAMS: [(&str, &str, Read<Histogram>); 4] = [
     ("atrio_queue_wait_seconds", "Time a request waited for an app thread.", |s| &s.queue_wait),
+    ("atrio_gil_wait_seconds", "Time an app thread that was called for a request waited for the GIL.", |s| &s.gil_wait),
     ("atrio_app_seconds", "Time an app thread spent on a request.", |s| &s.app),
+    ("atrio_write_seconds", "Time from the answer to a request until the kernel had all of it.", |s| &s.write),
 ];
 
-/// The text format 0.0.4 of everything.
-pub fn text(slots: &[Slot], facts: &Facts) -> Vec<u8> {
+/// All metrics.
+pub fn metrics(slots: &[Slot], facts: &Facts, format: Format) -> Vec<u8> {
+    if format == Format::OpenMetrics {
+        return openmetrics::encode(&families(slots, facts)).into_bytes();
+    }
     let mut out = Vec::with_capacity(16 * 1024);
     // Writing to memory cannot fail, and every family below has samples and a name.
     let _ = TextEncoder::new().encode(&families(slots, facts), &mut out);
@@ -60,16 +114,29 @@ fn families(slots: &[Slot], facts: &Facts) -> Vec<MetricFamily> {
         let (counts, sum) = slots.iter().map(read).fold(([0; 15], 0.0), add);
         all.push(family(name, help, MetricType::HISTOGRAM, vec![histogram(vec![site()], &INNER_BOUNDS, counts, sum)]));
     }
-    for (name, help, read) in GAUGES {
+    let site_if = |is_labelled| if is_labelled { vec![site()] } else { vec![] };
+    for (name, help, is_labelled, read) in GAUGES {
         let sum: i64 = slots.iter().map(|slot| read(slot).load(Relaxed)).sum();
-        all.push(family(name, help, MetricType::GAUGE, vec![gauge(vec![site()], sum as f64)]));
+        all.push(family(name, help, MetricType::GAUGE, vec![gauge(site_if(is_labelled), sum as f64)]));
     }
-    for (name, help, read) in COUNTERS {
+    for (name, help, is_labelled, read) in COUNTERS {
         let sum: u64 = slots.iter().map(|slot| read(slot).load(Relaxed)).sum();
-        all.push(family(name, help, MetricType::COUNTER, vec![counter(vec![site()], sum)]));
+        all.push(family(name, help, MetricType::COUNTER, vec![counter(site_if(is_labelled), sum as f64)]));
     }
+    all.push(family(
+        "http_server_active_requests",
+        "Requests received and not yet answered.",
+        MetricType::GAUGE,
+        vec![gauge(vec![site()], slots.iter().map(Slot::active_requests).sum::<u64>() as f64)],
+    ));
+    all.push(family(
+        "atrio_requests_lost_total",
+        "Requests that were under way in a worker when it died.",
+        MetricType::COUNTER,
+        vec![counter(vec![site()], slots.iter().map(Slot::lost).sum::<u64>() as f64)],
+    ));
     let rejected = Reject::NAMES.iter().enumerate().map(|(reason, name)| {
-        counter(vec![label("reason", name)], slots.iter().map(|slot| slot.rejected(reason)).sum())
+        counter(vec![label("reason", name)], slots.iter().map(|slot| slot.rejected(reason)).sum::<u64>() as f64)
     });
     all.push(family(
         "atrio_requests_rejected_total",
@@ -85,16 +152,31 @@ fn families(slots: &[Slot], facts: &Facts) -> Vec<MetricFamily> {
     all.push(family("atrio_workers", "Worker processes.", MetricType::GAUGE, workers.into()));
     all.push(family(
         "atrio_worker_restarts_total",
-        "Workers that ended without being asked to.",
+        "Workers that another one took the place of.",
         MetricType::COUNTER,
-        vec![counter(vec![site(), label("reason", "crashed")], facts.restarts)],
+        Restart::NAMES
+            .iter()
+            .zip(facts.restarts)
+            .map(|(reason, count)| counter(vec![site(), label("reason", reason)], count as f64))
+            .collect(),
     ));
+    // A family without samples is not valid.
+    if !facts.memory.is_empty() {
+        let worker =
+            |(slot, bytes): &(usize, u64)| gauge(vec![site(), label("worker", &slot.to_string())], *bytes as f64);
+        all.push(family(
+            "atrio_worker_memory_bytes",
+            "Memory of a worker, its part of what it shares with others included (PSS).",
+            MetricType::GAUGE,
+            facts.memory.iter().map(worker).collect(),
+        ));
+    }
     all.push(family(
         "atrio_reloads_total",
         "Reloads of the site.",
         MetricType::COUNTER,
         [("success", facts.reloads), ("failure", facts.reloads_failed)]
-            .map(|(result, count)| counter(vec![site(), label("result", result)], count))
+            .map(|(result, count)| counter(vec![site(), label("result", result)], count as f64))
             .into(),
     ));
     all.push(family(
@@ -109,6 +191,28 @@ fn families(slots: &[Slot], facts: &Facts) -> Vec<MetricFamily> {
         label("arch", std::env::consts::ARCH),
     ];
     all.push(family("atrio_build_info", "What this binary is.", MetricType::GAUGE, vec![gauge(build, 1.0)]));
+    all.extend(supervisor(&facts.process));
+    all
+}
+
+/// What Prometheus expects of the process that answers, which is the supervisor.
+fn supervisor(process: &Process) -> Vec<MetricFamily> {
+    let gauges = [
+        ("process_start_time_seconds", "When the supervisor started, since the epoch.", process.start_time_seconds),
+        ("process_virtual_memory_bytes", "Virtual memory of the supervisor.", process.virtual_memory_bytes as f64),
+        ("process_resident_memory_bytes", "Resident memory of the supervisor.", process.resident_memory_bytes as f64),
+        ("process_threads", "Threads of the supervisor.", process.threads as f64),
+        ("process_open_fds", "Open file descriptors of the supervisor.", process.open_fds as f64),
+        ("process_max_fds", "Most file descriptors that the supervisor may open.", process.max_fds as f64),
+    ];
+    let mut all = vec![family(
+        "process_cpu_seconds_total",
+        "Processor time of the supervisor.",
+        MetricType::COUNTER,
+        vec![counter(vec![], process.cpu_seconds)],
+    )];
+    let gauge = |(name, help, value)| family(name, help, MetricType::GAUGE, vec![gauge(vec![], value)]);
+    all.extend(gauges.map(gauge));
     all
 }
 
@@ -165,20 +269,20 @@ fn gauge(labels: Vec<LabelPair>, value: f64) -> Metric {
     metric
 }
 
-fn counter(labels: Vec<LabelPair>, value: u64) -> Metric {
+fn counter(labels: Vec<LabelPair>, value: f64) -> Metric {
     let mut inner = Counter::default();
-    inner.set_value(value as f64);
+    inner.set_value(value);
     let mut metric = Metric::from_label(labels);
     metric.set_counter(inner);
     metric
 }
 
-fn histogram(labels: Vec<LabelPair>, bounds: &[f64; 14], counts: [u64; 15], sum: f64) -> Metric {
+fn histogram(labels: Vec<LabelPair>, bounds: &Bounds, counts: [u64; 15], sum: f64) -> Metric {
     let mut seen = 0;
     let buckets = bounds.iter().zip(counts).map(|(bound, count)| {
         seen += count;
         let mut bucket = Bucket::default();
-        bucket.set_upper_bound(*bound);
+        bucket.set_upper_bound(*bound as f64 / 1e9);
         bucket.set_cumulative_count(seen);
         bucket
     });
@@ -197,6 +301,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_format_is_what_the_client_accepts() {
+        // As Prometheus 2.42 and 3 ask.
+        let old = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let new = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        for accept in [old, new, "Application/OpenMetrics-Text", "application/openmetrics-text; version=\"1.0.0\""] {
+            assert_eq!(Format::wanted(accept), Format::OpenMetrics, "{accept}");
+        }
+        let unknown = "application/openmetrics-text;version=2.0.0";
+        for accept in [
+            "",
+            "*/*",
+            "text/html",
+            "text/plain, application/openmetrics-text;q=0.5",
+            unknown,
+            "application/openmetrics-text;q=0",
+        ] {
+            assert_eq!(Format::wanted(accept), Format::Text, "{accept}");
+        }
+    }
+
+    #[test]
     fn slots_add_up_and_histograms_are_cumulative() {
         let (_fd, board) = Scoreboard::create(2).unwrap();
         for slot in board.slots() {
@@ -204,8 +329,17 @@ mod tests {
             slot.set_state(State::Ready);
             slot.count_request(Labels::new("GET", 200, false), std::time::Duration::from_millis(20));
         }
-        let facts = Facts { site: "shop", generation: 1, reloads: 0, reloads_failed: 0, restarts: 0, python: "3.13.5" };
-        let text = String::from_utf8(text(board.slots(), &facts)).unwrap();
+        let facts = Facts {
+            site: "shop",
+            generation: 1,
+            reloads: 0,
+            reloads_failed: 0,
+            restarts: [0; Restart::NAMES.len()],
+            memory: vec![],
+            process: Process::default(),
+            python: "3.13.5",
+        };
+        let text = String::from_utf8(metrics(board.slots(), &facts, Format::Text)).unwrap();
         let labels =
             r#"site="shop",http_request_method="GET",http_response_status_code="200",network_protocol_version="1.1""#;
         for line in [

@@ -9,11 +9,7 @@ use zerocopy::FromZeros;
 
 use crate::os;
 
-/// Upper bounds, in seconds, of `http_server_request_duration_seconds` (OpenTelemetry's HTTP semantic conventions).
-pub const REQUEST_BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-/// Upper bounds, in seconds, of what happens inside a worker: queue wait, application.
-pub const INNER_BOUNDS: [f64; 14] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
+use super::histogram::{Histogram, REQUEST_BOUNDS};
 
 /// How many combinations of method, status and protocol version a slot can tell apart. Real sites show
 /// a dozen or two; what goes past the limit is counted under method and status `_OTHER`.
@@ -54,6 +50,21 @@ impl Reject {
     ];
 }
 
+/// Why a worker was replaced by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Restart {
+    /// It ended unasked.
+    Crashed,
+    Reload,
+    /// Somebody sent it SIGTERM.
+    Terminated,
+}
+
+impl Restart {
+    pub const NAMES: [&str; 3] = ["crashed", "reload", "terminated"];
+}
+
 /// What a slot's worker does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -64,37 +75,11 @@ pub enum State {
     Draining,
 }
 
-/// A histogram with one writer or many: bucket counts are not cumulative here.
-#[repr(C)]
-#[derive(FromZeros)]
-pub struct Histogram {
-    buckets: [AtomicU64; 15],
-    sum_nanos: AtomicU64,
-}
-
-impl Histogram {
-    pub fn observe(&self, bounds: &[f64; 14], value: Duration) {
-        let seconds = value.as_secs_f64();
-        let bucket = bounds.iter().position(|bound| seconds <= *bound).unwrap_or(bounds.len());
-        self.buckets[bucket].fetch_add(1, Relaxed);
-        self.sum_nanos.fetch_add(value.as_nanos() as u64, Relaxed);
-    }
-
-    /// The count of each bucket, the last for what is above every bound.
-    pub fn counts(&self) -> [u64; 15] {
-        std::array::from_fn(|i| self.buckets[i].load(Relaxed))
-    }
-
-    pub fn sum_seconds(&self) -> f64 {
-        self.sum_nanos.load(Relaxed) as f64 / 1e9
-    }
-}
-
 /// The requests of one method, status and protocol version.
 #[repr(C)]
 #[derive(FromZeros)]
 pub struct Series {
-    /// 0: not used yet. Written once, by the slot's I/O thread.
+    /// 0: not used yet. Written once, by the thread that drives the slot's runtime.
     key: AtomicU32,
     _padding: AtomicU32,
     pub duration: Histogram,
@@ -150,23 +135,45 @@ pub struct Slot {
     pub heartbeat: AtomicU64,
 
     pub connections: AtomicI64,
-    pub active_requests: AtomicI64,
     pub queue_length: AtomicI64,
     pub threads: AtomicI64,
     pub threads_busy: AtomicI64,
 
+    /// What has begun and is neither in `series` nor lost is under way: the count in `series` alone ends a request, so that no
+    /// moment of a worker's death leaves one uncounted or counts it twice.
+    begun: AtomicU64,
+    lost: AtomicU64,
     pub connections_accepted: AtomicU64,
     pub request_body_bytes: AtomicU64,
     pub response_body_bytes: AtomicU64,
     pub exceptions: AtomicU64,
     rejected: [AtomicU64; Reject::NAMES.len()],
     pub queue_wait: Histogram,
+    pub gil_wait: Histogram,
     pub app: Histogram,
+    pub write: Histogram,
     series: [Series; SERIES],
 }
 
 impl Slot {
-    /// Counts a request whose response has been handed over. Only the slot's I/O thread calls this.
+    /// A request's head has been read.
+    pub fn begin_request(&self) {
+        self.begun.fetch_add(1, Relaxed);
+    }
+
+    /// Requests that have begun and not ended.
+    pub fn active_requests(&self) -> u64 {
+        let begun = self.begun.load(Relaxed);
+        let ended: u64 = self.requests().map(|(_, durations)| durations.count()).sum();
+        begun.saturating_sub(ended + self.lost())
+    }
+
+    /// Requests that were under way when their worker died.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
+    /// Counts a request that is over. Only the thread that drives the slot's runtime calls this.
     pub fn count_request(&self, labels: Labels, duration: Duration) {
         self.series(labels).duration.observe(&REQUEST_BOUNDS, duration);
     }
@@ -219,11 +226,12 @@ impl Slot {
         self.set_state(State::Starting);
     }
 
-    /// What a dead worker left in its gauges is forgotten; its counters stay.
+    /// What a dead worker left in its gauges is forgotten, and its requests are lost; its counters stay.
     pub fn vacate(&self) {
         self.set_state(State::Free);
+        self.lost.fetch_add(self.active_requests(), Relaxed);
         self.pid.store(0, Relaxed);
-        for gauge in [&self.connections, &self.active_requests, &self.queue_length, &self.threads, &self.threads_busy] {
+        for gauge in [&self.connections, &self.queue_length, &self.threads, &self.threads_busy] {
             gauge.store(0, Relaxed);
         }
     }
@@ -286,15 +294,35 @@ mod tests {
         let (_fd, board) = Scoreboard::create(2).unwrap();
         let slot = board.slot(1);
         slot.occupy(7, 1, 8);
+        slot.begin_request();
         slot.count_request(Labels::new("GET", 200, false), Duration::from_millis(3));
         slot.vacate();
         slot.occupy(8, 2, 8);
+        slot.begin_request();
         slot.count_request(Labels::new("GET", 200, false), Duration::from_secs(20));
+        assert_eq!((slot.active_requests(), slot.lost()), (0, 0));
         let all: Vec<_> = slot.requests().collect();
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].0, Labels::new("GET", 200, false));
         assert_eq!((all[0].1.counts()[0], all[0].1.counts()[14]), (1, 1));
         assert!((all[0].1.sum_seconds() - 20.003).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_a_dead_worker_had_not_ended_is_lost() {
+        let (_fd, board) = Scoreboard::create(1).unwrap();
+        let slot = board.slot(0);
+        for _ in 0..3 {
+            slot.begin_request();
+        }
+        slot.count_request(Labels::new("GET", 200, false), Duration::ZERO);
+        assert_eq!((slot.active_requests(), slot.lost()), (2, 0));
+        // The supervisor vacates the slot, and the next worker occupies it.
+        slot.vacate();
+        slot.occupy(8, 2, 8);
+        assert_eq!((slot.active_requests(), slot.lost()), (0, 2));
+        slot.begin_request();
+        assert_eq!((slot.active_requests(), slot.lost()), (1, 2));
     }
 
     #[test]

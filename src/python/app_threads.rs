@@ -12,7 +12,7 @@ use crate::http::job::Job;
 use crate::http::pace::QUICK;
 use crate::http::seat::Seat;
 use crate::http::service::Shared;
-use crate::metrics::scoreboard::INNER_BOUNDS;
+use crate::metrics::histogram::INNER_BOUNDS;
 use crate::os;
 use crate::wsgi::call::call;
 use crate::wsgi::environ::{Constants, Environ};
@@ -59,35 +59,45 @@ pub fn start(
 fn serve(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Shared) {
     let mut seat = Seat::new(shared.engine);
     let mut blocking = Blocking::default();
+    // When this thread last asked for the GIL.
+    let mut asked = None;
     loop {
         // Within a batch, one request begins when the last one ended.
         let mut now = None;
         while let Some(job) = seat.take() {
             let started = now.unwrap_or_else(Instant::now);
-            let ended = run(py, application, environs, shared, started, job);
+            let ended = run(py, application, environs, shared, started, asked.take(), job);
             seat.ran(started, ended, ended.duration_since(started) >= QUICK && blocking.has_waited());
             now = Some(ended);
         }
-        if !py.detach(|| seat.wait()) {
+        asked = py.detach(|| seat.wait().then(Instant::now));
+        if asked.is_none() {
             return;
         }
         blocking.begin(seat.leads());
     }
 }
 
-/// Runs one request; when that was over.
+/// Runs one request; when that was over. `asked`: when the thread asked for the GIL, if it had to before this request.
 fn run(
     py: Python,
     application: &Bound<PyAny>,
     environs: &Environ,
     shared: &Shared,
     started: Instant,
+    asked: Option<Instant>,
     mut job: Box<Job>,
 ) -> Instant {
     if job.reply.is_abandoned() {
         return started;
     }
-    shared.slot.queue_wait.observe(&INNER_BOUNDS, job.reply.taken(started));
+    let mut waited = job.reply.taken(started);
+    if let Some(asked) = asked {
+        let gil = started.duration_since(asked);
+        shared.slot.gil_wait.observe(&INNER_BOUNDS, gil);
+        waited = waited.saturating_sub(gil);
+    }
+    shared.slot.queue_wait.observe(&INNER_BOUNDS, waited);
     if call(py, application, environs, job) {
         shared.slot.exceptions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }

@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::http::listener::{self, Stream};
+use crate::metrics::render::Format;
 
 use super::sockets;
 use super::view::{Check, View};
@@ -42,8 +43,8 @@ pub fn start(listeners: &[sockets::Listener], view: &Arc<View>) -> std::io::Resu
 fn serve(stream: Box<dyn Stream>, view: Arc<View>) {
     tokio::spawn(async move {
         let service = service_fn(move |request| {
-            let response = answer(&request, &view);
-            async { Ok::<_, Infallible>(response) }
+            let view = view.clone();
+            async move { Ok::<_, Infallible>(answer(&request, &view).await) }
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
@@ -51,7 +52,7 @@ fn serve(stream: Box<dyn Stream>, view: Arc<View>) {
     });
 }
 
-fn answer(request: &Request<Incoming>, view: &View) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, view: &View) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
     }
@@ -61,8 +62,10 @@ fn answer(request: &Request<Incoming>, view: &View) -> Response<Full<Bytes>> {
         "/readyz" => probe("readyz", &view.ready(), verbose),
         "/startupz" => probe("startupz", &view.started(), verbose),
         "/metrics" => {
-            let mut response = Response::new(Full::from(view.metrics()));
-            let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            let accept = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+            let format = Format::wanted(&accept.collect::<Vec<_>>().join(","));
+            let mut response = Response::new(Full::from(view.metrics(format).await));
+            let kind = http::HeaderValue::from_static(format.content_type());
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             response
         }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::control::ImportError;
 use crate::exit::{Code, Failure};
+use crate::metrics::Restart;
 
-use super::orders::{Action, Event, Generation, Now, Policy, Slot};
+use super::orders::{Action, Event, Generation, Now, Policy, Slot, Why};
 use super::stop::{Step, Stop};
 
 /// First pause before a worker or zygote that failed is started again; it doubles with each failure in a row.
@@ -120,7 +121,7 @@ impl Fleet {
             }
             Event::WorkerTerminated(slot) => {
                 if self.stop.is_none() {
-                    self.drain(now, |at, _| at == slot, false, &mut actions);
+                    self.drain(now, |at, _| at == slot, Some(Restart::Terminated), &mut actions);
                 }
             }
             Event::WorkerDraining(slot) => {
@@ -162,7 +163,7 @@ impl Fleet {
                 }
                 Some(Step::Drain) => {
                     actions.push(Action::CloseSockets);
-                    self.drain(now, |_, _| true, true, actions);
+                    self.drain(now, |_, _| true, None, actions);
                 }
                 None => {}
             }
@@ -262,7 +263,7 @@ impl Fleet {
         }
         self.incoming = None;
         self.serving = Some(incoming);
-        self.drain(now, |_, w| w.generation != incoming, false, actions);
+        self.drain(now, |_, w| w.generation != incoming, Some(Restart::Reload), actions);
         for generation in self.zygotes.keys().copied().filter(|g| *g != incoming).collect::<Vec<_>>() {
             self.stop_zygote(generation, actions);
         }
@@ -279,11 +280,11 @@ impl Fleet {
         }
     }
 
-    fn drain(&mut self, now: Now, which: impl Fn(Slot, &Worker) -> bool, backlog: bool, actions: &mut Vec<Action>) {
+    fn drain(&mut self, now: Now, which: impl Fn(Slot, &Worker) -> bool, why: Why, actions: &mut Vec<Action>) {
         for (slot, worker) in &mut self.workers {
             if worker.kill_at.is_none() && which(*slot, worker) {
                 worker.kill_at = Some(now + self.policy.drain_timeout);
-                actions.push(Action::Drain { slot: *slot, backlog });
+                actions.push(Action::Drain { slot: *slot, why });
             }
         }
     }

@@ -3,6 +3,7 @@ use crate::supervisor::stop::HANDSHAKES;
 
 const POLICY: Policy =
     Policy { workers: 2, slots: 8, preload: true, drain_delay: Duration::ZERO, drain_timeout: Duration::from_secs(30) };
+const RELOAD: Option<Restart> = Some(Restart::Reload);
 
 /// A fleet and its clock.
 struct Sea(Fleet, Now);
@@ -42,7 +43,7 @@ fn a_reload_drains_the_last_generation_only_when_the_next_serves() {
     assert_eq!(sea.on(Event::WorkerReady(2)), []);
     assert_eq!(
         sea.on(Event::WorkerReady(3)),
-        [Action::Drain { slot: 0, backlog: false }, Action::Drain { slot: 1, backlog: false }, Action::StopZygote(1)]
+        [Action::Drain { slot: 0, why: RELOAD }, Action::Drain { slot: 1, why: RELOAD }, Action::StopZygote(1)]
     );
     assert_eq!(sea.on(Event::WorkerDraining(0)), []);
     assert_eq!(sea.on(Event::WorkerDraining(1)), [Action::Serving(2)]);
@@ -147,7 +148,7 @@ fn stop_drains_everything_then_exits() {
     assert_eq!(sea.on(Event::Quiet), []);
     assert_eq!(
         sea.on(Event::ZygoteExited(1, "ended".into())),
-        [Action::CloseSockets, Action::Drain { slot: 0, backlog: true }, Action::Drain { slot: 1, backlog: true }]
+        [Action::CloseSockets, Action::Drain { slot: 0, why: None }, Action::Drain { slot: 1, why: None }]
     );
     assert_eq!(sea.on(Event::WorkerExited(0, "ended".into())), []);
     assert_eq!(sea.on(Event::WorkerExited(1, "ended".into())), [Action::Exit(Ok(()))]);
@@ -221,7 +222,7 @@ fn a_worker_that_was_asked_to_leave_is_replaced_at_once() {
     let mut sea = Sea::serving();
     assert_eq!(
         sea.on(Event::WorkerTerminated(1)),
-        [Action::Drain { slot: 1, backlog: false }, Action::Fork { generation: 1, slot: 2 }]
+        [Action::Drain { slot: 1, why: Some(Restart::Terminated) }, Action::Fork { generation: 1, slot: 2 }]
     );
     assert_eq!(sea.on(Event::WorkerExited(1, "exited with code 0".into())), []);
 }

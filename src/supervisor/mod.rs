@@ -5,6 +5,7 @@ mod children;
 mod cpus;
 mod fleet;
 mod identity;
+mod memory;
 mod notify;
 mod orders;
 mod sites;
@@ -25,7 +26,7 @@ use tokio::sync::mpsc;
 use crate::config::{Preload, Settings};
 use crate::control::{FromWorker, FromZygote, Launch, Site};
 use crate::exit::{Code, Failure};
-use crate::metrics::Scoreboard;
+use crate::metrics::{Restart, Scoreboard};
 use crate::os;
 
 use children::{Children, Report};
@@ -238,7 +239,12 @@ impl Supervisor {
                     return Some(Event::WorkerExited(slot, format!("could not be asked for: {error}")));
                 }
             }
-            Action::Drain { slot, backlog } => self.children.drain(slot, backlog),
+            Action::Drain { slot, why } => {
+                if let Some(why) = why {
+                    self.view.count_restart(why);
+                }
+                self.children.drain(slot, why.is_none());
+            }
             Action::Kill(slot) => self.children.kill_worker(slot),
             Action::Refuse => self.refusing = Some(self.listeners.iter_mut().filter_map(Listener::refuse).collect()),
             Action::CloseSockets => self.listeners.clear(),
@@ -249,9 +255,7 @@ impl Supervisor {
                 notify::still_ready(&format!("serving {}; the last reload failed: {reason}", self.site.name));
             }
             Action::Warn(line) => tracing::warn!(site = self.site.name, "{line}"),
-            Action::Crashed(_) => {
-                self.view.restarts.fetch_add(1, Relaxed);
-            }
+            Action::Crashed(_) => self.view.count_restart(Restart::Crashed),
             Action::Exit(_) => {}
         }
         None

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use crate::control::ImportError;
 use crate::exit::Failure;
+use crate::metrics::Restart;
 
 /// Time since the supervisor began.
 pub type Now = Duration;
 pub type Generation = u64;
 /// A slot of the scoreboard.
 pub type Slot = usize;
+/// Why another worker takes the place of one that has to drain; `None`: none does.
+pub type Why = Option<Restart>;
 
 /// What the fleet is told.
 #[derive(Debug)]
@@ -49,7 +52,7 @@ pub enum Action {
     },
     Drain {
         slot: Slot,
-        backlog: bool,
+        why: Why,
     },
     Kill(Slot),
     /// The kernel refuses new connections from now on, while workers still take those that it has made; then [`Event::Quiet`].

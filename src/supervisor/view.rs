@@ -2,8 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use crate::metrics::render::Facts;
-use crate::metrics::{Scoreboard, State};
+use crate::metrics::process::Process;
+use crate::metrics::render::{self, Facts, Format};
+use crate::metrics::{Restart, Scoreboard, State};
+
+use super::memory::Memory;
 
 /// A site's Python has to show progress within this many seconds to be alive.
 const PROGRESS: std::time::Duration = std::time::Duration::from_secs(10);
@@ -15,7 +18,8 @@ pub struct View {
     pub generation: AtomicU64,
     pub reloads: AtomicU64,
     pub reloads_failed: AtomicU64,
-    pub restarts: AtomicU64,
+    restarts: [AtomicU64; Restart::NAMES.len()],
+    memory: Memory,
     pub stopping: AtomicBool,
 }
 
@@ -29,13 +33,18 @@ impl View {
     pub fn new(site: String, board: Scoreboard) -> Self {
         View {
             site,
+            memory: Memory::new(board),
             board,
             generation: AtomicU64::new(0),
             reloads: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
-            restarts: AtomicU64::new(0),
+            restarts: Default::default(),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    pub fn count_restart(&self, why: Restart) {
+        self.restarts[why as usize].fetch_add(1, Relaxed);
     }
 
     /// The supervisor answers, and the Python of every worker makes progress.
@@ -61,15 +70,17 @@ impl View {
     }
 
     /// `/metrics`.
-    pub fn metrics(&self) -> Vec<u8> {
+    pub async fn metrics(&self, format: Format) -> Vec<u8> {
         let facts = Facts {
             site: &self.site,
             generation: self.generation.load(Relaxed),
             reloads: self.reloads.load(Relaxed),
             reloads_failed: self.reloads_failed.load(Relaxed),
-            restarts: self.restarts.load(Relaxed),
+            restarts: std::array::from_fn(|why| self.restarts[why].load(Relaxed)),
+            memory: self.memory.of_workers().await,
+            process: Process::this(),
             python: env!("ATRIO_PYTHON"),
         };
-        crate::metrics::render::text(self.board.slots(), &facts)
+        render::metrics(self.board.slots(), &facts, format)
     }
 }

@@ -118,7 +118,9 @@ fn share(
         site: launch.site.name.clone(),
         slot,
         engine,
-        access_log: access_format(settings).map(AccessLog::start).transpose()?,
+        access_log: access_format(settings)
+            .map(|format| AccessLog::start(format, settings.access_log.slow, settings.access_log.sample))
+            .transpose()?,
         max_body: settings.max_body,
         on_demand: OnDemandLimit::new(),
         // Half of the app threads stay free of slow clients.
@@ -128,12 +130,12 @@ fn share(
 }
 
 fn access_format(settings: &Settings) -> Option<access_log::Format> {
-    match settings.access_log {
-        config::AccessLog::Off => None,
-        config::AccessLog::Common => Some(access_log::Format::Common),
-        config::AccessLog::Combined => Some(access_log::Format::Combined),
-        config::AccessLog::Json => Some(access_log::Format::Json),
-        config::AccessLog::On => Some(match telemetry::format(settings.log_format) {
+    match settings.access_log.form {
+        config::Form::Off => None,
+        config::Form::Common => Some(access_log::Format::Common),
+        config::Form::Combined => Some(access_log::Format::Combined),
+        config::Form::Json => Some(access_log::Format::Json),
+        config::Form::On => Some(match telemetry::format(settings.log_format) {
             LogFormat::Json => access_log::Format::Json,
             _ => access_log::Format::Combined,
         }),

@@ -39,8 +39,9 @@ pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box
         let (method, path, text) = (&parts.method, parts.uri.path(), traceback(py, &error));
         tracing::error!(request_id = id.as_str(), "{method} {path} failed\n{}", text.trim_end());
         response.get().fail();
+        return true;
     }
-    true
+    false
 }
 
 fn respond(application: &Bound<PyAny>, environ: &Bound<PyDict>, response: &Bound<StartResponse>) -> PyResult<()> {

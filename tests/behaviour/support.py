@@ -186,6 +186,11 @@ def started_by_shell(folder, redirection):
     return started_by(folder, f'#!/bin/sh\nexec "BINARY" "$@" {redirection}\n')
 
 
+def crashes(server):
+    """How many of its workers have ended unasked."""
+    return server.metric(f'atrio_worker_restarts_total{{site="{server.sites.name}",reason="crashed"}}')
+
+
 UNPRIVILEGED = """#!{python}
 import ctypes, os, sys
 DROP, OVERRIDE_ACCESS, SEARCH_ANYWHERE = 24, 1, 2
