@@ -240,34 +240,29 @@ def hold_for(seconds):
     eventually(lambda: time.monotonic() > end)
 
 
-def test_the_wait_for_the_gil_is_told_from_that_for_a_thread(blocking):
+def phases_behind(blocking, what, threads):
+    """Those of a request that waits for a second behind one that does `what`, and of that one."""
     folder, unblock, begun = blocking
-    with Atrio(folder, threads=2) as server:
-        held = later(server.get, "/hold")
-        begun("hold")
+    with Atrio(folder, threads=threads) as server:
+        held = later(server.get, f"/{what}")
+        begun(what)
         waits = later(server.get)
         eventually(lambda: server.metric("atrio_queue_length") == 1)
         hold_for(1)
         unblock()
         assert (held.result(20).status, waits.result(20).status) == (200, 200)
         quiet(server)
-        found = phases(server)
+        return phases(server)
+
+
+def test_the_wait_for_the_gil_is_told_from_that_for_a_thread(blocking):
+    found = phases_behind(blocking, "hold", threads=2)
     assert found["gil_wait"] > 0.7 and found["app"] > 0.9
     assert found["queue_wait"] < 0.4
 
 
 def test_the_wait_for_a_thread_is_told_from_that_for_the_gil(blocking):
-    folder, unblock, begun = blocking
-    with Atrio(folder, threads=1) as server:
-        held = later(server.get, "/release")
-        begun("release")
-        waits = later(server.get)
-        eventually(lambda: server.metric("atrio_queue_length") == 1)
-        hold_for(1)
-        unblock()
-        assert (held.result(20).status, waits.result(20).status) == (200, 200)
-        quiet(server)
-        found = phases(server)
+    found = phases_behind(blocking, "release", threads=1)
     assert found["queue_wait"] > 0.9 and found["app"] > 0.9
     assert found["gil_wait"] < 0.4
 
