@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from threading import Event
 
@@ -12,7 +13,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as text_format
 
-from behaviour.support import connect_to, crashes, gone, later, site, write
+from behaviour.support import connect_to, crashes, gone, later, site, stat, write
 from behaviour.test_admin import requests, samples
 from harness import ROOT, Atrio, eventually
 
@@ -188,12 +189,26 @@ BLOCKING = """
         if what:
             library = ctypes.PyDLL(None) if what == "hold" else ctypes.CDLL(None)
             file = os.open(FIFO, os.O_RDWR)
-            open(FIFO + "." + what, "a").close()
+            os.close(library.creat((FIFO + "." + what).encode(), 0o666))
             library.read(file, ctypes.create_string_buffer(1), 1)
             os.close(file)
         return [b"done"]
 """
 """Reads from a pipe in C, /hold with the GIL and /release without."""
+
+
+def begun(server, marker):
+    """Waits until a request blocks in C: between its marker and that, other threads still get the GIL."""
+    eventually(marker.exists, what=f"{marker} to come")
+    tasks = Path(f"/proc/{server.workers()[0]}/task")
+    app = [task for task in tasks.iterdir() if (task / "comm").read_text().startswith("atrio-app")]
+
+    def wait():
+        return all(
+            stat(task.relative_to("/proc"))[0] == "S" and not time.sleep(0.005) for _ in range(5) for task in app
+        )
+
+    eventually(wait, what="all app threads to wait")
 
 
 @pytest.fixture
@@ -207,7 +222,7 @@ def blocking(tmp_path):
     yield (
         write(tmp_path / "site", BLOCKING.format(fifo=str(fifo))),
         lambda count=1: os.write(file, b"x" * count),
-        lambda what: eventually((tmp_path / f"fifo.{what}").exists, what=f"/{what} to begin"),
+        lambda server, what: begun(server, tmp_path / f"fifo.{what}"),
     )
     os.close(file)
 
@@ -216,8 +231,9 @@ def blocking(tmp_path):
 def test_metrics_answer_while_every_app_thread_is_in_c_code(blocking, what):
     folder, unblock, begun = blocking
     with Atrio(folder, threads=3) as server:
-        stuck = [later(server.get, f"/{what}", timeout=60) for _ in range(3)]
-        begun(what)
+        stuck = [later(server.get, f"/{what}", timeout=60)]
+        begun(server, what)
+        stuck += [later(server.get, f"/{what}", timeout=60) for _ in range(2)]
         # Those that wait for the GIL are called, but have no request yet.
         eventually(lambda: server.metric("atrio_threads_busy") == (1 if what == "hold" else 3))
         took = []
@@ -245,7 +261,7 @@ def phases_behind(blocking, what, threads):
     folder, unblock, begun = blocking
     with Atrio(folder, threads=threads) as server:
         held = later(server.get, f"/{what}")
-        begun(what)
+        begun(server, what)
         waits = later(server.get)
         eventually(lambda: server.metric("atrio_queue_length") == 1)
         hold_for(1)
