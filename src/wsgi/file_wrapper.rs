@@ -1,6 +1,7 @@
 //! `wsgi.file_wrapper` (PEP 3333, "Optional Platform-Specific File Handling").
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -44,7 +45,8 @@ impl FileWrapper {
         let fd = os::duplicate_of(file.call_method0(intern!(py, "fileno"))?.extract()?)?;
         let plain = File::from(fd);
         let metadata = plain.metadata()?;
-        if !metadata.is_file() {
+        // Files that the kernel makes as they are read (/proc, /sys) take no place, and their size says nothing.
+        if !metadata.is_file() || metadata.blocks() == 0 {
             return Ok(None);
         }
         Ok(Some((plain, file.call_method0(intern!(py, "tell"))?.extract()?, metadata.len())))

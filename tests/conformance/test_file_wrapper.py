@@ -99,6 +99,11 @@ def test_http_1_0(file):
     assert reply.body == CONTENT and not reply.header("transfer-encoding")
 
 
+def test_a_file_that_the_kernel_makes_is_read_to_its_end(file):
+    reply = file("made")
+    assert reply.complete and reply.body.startswith(b"Name:") and reply.body.endswith(b"\n")
+
+
 @pytest.mark.parametrize("what", PLAIN)
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
 def test_the_client_is_told_how_long_a_plain_file_is(file, what, version):

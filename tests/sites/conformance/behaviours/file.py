@@ -48,6 +48,8 @@ def _reopened(buffering):
 
 def _large():
     file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.write(b"x")
+    file.seek(0)
     file.truncate(24 << 20)
     return file
 
@@ -68,6 +70,8 @@ def file(environ, start_response):
         "no fileno": lambda: Noted(environ, io.BytesIO(CONTENT), fileno=False),
         "only read": lambda: OnlyReads(CONTENT),
         "empty": tempfile.TemporaryFile,
+        # The kernel makes it as it is read, and gives its size as 0.
+        "made": lambda: open("/proc/self/status", "rb"),
     }[what]()
     if start:
         content.read(int(start))
