@@ -6,7 +6,6 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::control::Bound;
 
-use super::account::Account;
 use super::head::Rejection;
 
 /// One end of a connection, in text; empty where there is none.
@@ -41,10 +40,10 @@ pub struct Connection {
     unflushed: Mutex<Unflushed>,
 }
 
-/// The account of a response that hyper has made and the kernel has not taken yet.
+/// What ends with a response that hyper has made and the kernel has not taken yet: its account.
 #[derive(Default)]
 struct Unflushed {
-    account: Option<Box<Account>>,
+    account: Option<Box<dyn Send>>,
     /// Nothing will be flushed any more.
     over: bool,
 }
@@ -91,10 +90,10 @@ impl Connection {
         self.cut.load(Relaxed)
     }
 
-    /// Closes an account as soon as all that has been written is with the kernel, or never will be.
-    pub fn keep_until_flushed(&self, account: Account) {
+    /// Drops an account as soon as all that has been written is with the kernel, or never will be.
+    pub fn keep_until_flushed(&self, account: impl Send + 'static) {
         let mut unflushed = self.unflushed.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = if unflushed.over {
+        let before: Option<Box<dyn Send>> = if unflushed.over {
             Some(Box::new(account))
         } else {
             self.holds_account.store(true, Relaxed);
