@@ -44,7 +44,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine whose queue holds `limit` requests. Nothing moves until [`Engine::run`].
+    /// An engine whose queue holds `limit` requests; it lives as long as the process. Nothing moves until [`Engine::run`].
     pub fn new(limit: usize, slot: &'static Slot) -> io::Result<&'static Self> {
         let queue = Arc::new(Queue::new(limit, slot));
         let completions: Arc<Completions> = Arc::default();
