@@ -1,6 +1,7 @@
 //! A request on its way to an app thread, and the means to answer it.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,19 +13,39 @@ use tokio::sync::oneshot;
 
 use crate::metrics::Reject;
 
+use super::chunks::Chunks;
 use super::connection::Connection;
 use super::engine::Engine;
 use super::file::Part;
+use super::on_demand::OnDemand;
 use super::reply::{Answer, Content, Outcome};
 use super::request_id::RequestId;
-use super::spool::{OnDemand, Spooled};
 use super::stream::{self, Sender};
 use super::target::Target;
+use super::upload::Upload;
 
 /// The body of a request, as the site will read it.
 pub enum RequestBody {
-    Whole(Spooled),
+    /// Whole.
+    Memory(Chunks),
+    /// Whole, from the file's start; its length in bytes.
+    File(File, u64),
+    /// Still on its way.
+    Upload(Upload),
+    /// Not asked for yet.
     OnDemand(OnDemand),
+}
+
+impl RequestBody {
+    /// In bytes, if that is known yet.
+    pub fn len(&self) -> Option<u64> {
+        match self {
+            RequestBody::Memory(chunks) => Some(chunks.len() as u64),
+            RequestBody::File(_, len) => Some(*len),
+            RequestBody::Upload(upload) => Some(upload.len()),
+            RequestBody::OnDemand(_) => None,
+        }
+    }
 }
 
 /// A request that waits for, or has, an app thread.

@@ -4,12 +4,12 @@
 use tokio::sync::oneshot;
 
 use crate::control::Bound;
+use crate::http::chunks::Chunks;
 use crate::http::connection::Connection;
 use crate::http::engine::Engine;
 use crate::http::job::{Reply, RequestBody, head};
 use crate::http::reply::Outcome;
 use crate::http::request_id::RequestId;
-use crate::http::spool::Spooled;
 use crate::http::target::Target;
 use crate::metrics::Scoreboard;
 
@@ -28,7 +28,7 @@ pub fn job(engine: &'static Engine) -> (Box<Job>, oneshot::Receiver<Outcome>) {
     let job = Job {
         target: Target::new(&parts.uri).unwrap(),
         parts,
-        body: RequestBody::Whole(Spooled::Memory(bytes::Bytes::new())),
+        body: RequestBody::Memory(Chunks::default()),
         connection: Arc::new(Connection::new(None, &Bound::Unix("".into()), false, false)),
         id: RequestId::random(),
         reply: Reply::new(sender, engine, Instant::now()),

@@ -10,20 +10,22 @@ use std::time::Instant;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::metrics::{Reject, Slot};
 
 use super::access_log::AccessLog;
 use super::account::Account;
 use super::body::Body;
+use super::chunks::Chunks;
 use super::connection::Connection;
 use super::engine::Engine;
 use super::head::Rejection;
 use super::job::{Job, Reply, RequestBody};
+use super::on_demand::OnDemand;
 use super::reply::{Answer, Content, Outcome};
 use super::request_id::{RequestId, X_REQUEST_ID};
-use super::spool::{OnDemand, OnDemandLimit, SpoolError, Spooled, spool};
+use super::spool::{SpoolError, receive};
 use super::target::Target;
 
 /// What all connections of a worker share.
@@ -34,9 +36,8 @@ pub struct Shared {
     pub access_log: Option<AccessLog>,
     /// `ATRIO_MAX_BODY`, in bytes.
     pub max_body: u64,
-    /// Bodies that the site asks for itself (`Expect: 100-continue`); past the limit they are read like all others.
-    pub on_demand: OnDemandLimit,
-    pub max_on_demand: usize,
+    /// App threads that may wait for what a client sends. Without a place, a body is read before an app thread has it.
+    pub places: Arc<Semaphore>,
     pub drain: watch::Receiver<bool>,
 }
 
@@ -134,15 +135,15 @@ fn ask(
     }
     let asked = Asked { parts, target, connection, id };
     if incoming.is_end_stream() {
-        let nothing = RequestBody::Whole(Spooled::Memory(bytes::Bytes::new()));
+        let nothing = RequestBody::Memory(Chunks::default());
         return asked.enqueue(shared, nothing, arrived).map(Asking::Queued);
     }
     let expect = asked.parts.headers.get(header::EXPECT);
     let expects = expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let place = if expects { shared.on_demand.take(shared.max_on_demand) } else { None };
+    let place = if expects { shared.places.clone().try_acquire_owned().ok() } else { None };
     Ok(Asking::WithBody(match place {
         Some(place) => Box::pin(async move { asked.on_demand(shared, incoming, place, arrived).await }),
-        None => Box::pin(async move { asked.spooled(shared, incoming).await }),
+        None => Box::pin(async move { asked.received(shared, incoming, arrived).await }),
     }))
 }
 
@@ -161,24 +162,32 @@ impl Asked {
         Ok(receiver)
     }
 
-    /// The body is read before an app thread is taken.
-    async fn spooled(self, shared: &Shared, incoming: Incoming) -> Result<Answer, Refusal> {
-        let body = spool(incoming, shared.max_body).await;
-        let body = body.map_err(|error| match (self.connection.refusal(), error) {
+    /// The body, or the first part of a large one, is read before an app thread is taken.
+    async fn received(self, shared: &'static Shared, incoming: Incoming, arrived: Instant) -> Result<Answer, Refusal> {
+        let connection = self.connection.clone();
+        let body = receive(incoming, shared, arrived, None).await;
+        let body = body.map_err(|error| match (connection.refusal(), error) {
             (Some(rejection), SpoolError::Client(_)) => Refusal::of_body(rejection),
             (_, error) => Refusal::from(error),
         })?;
-        shared.slot.request_body_bytes.fetch_add(body.len(), Relaxed);
+        let streamed = matches!(body, RequestBody::Upload(..));
         // The wait for the body was the client's doing: the queue's clock starts here.
-        answer(self.enqueue(shared, RequestBody::Whole(body), Instant::now())?).await
+        let answer = answer(self.enqueue(shared, body, Instant::now())?).await?;
+        match connection.refusal().filter(|_| streamed) {
+            // The site came to nothing without the rest of the body.
+            Some(rejection) if answer.head.status == StatusCode::INTERNAL_SERVER_ERROR => {
+                Err(Refusal::of_body(rejection))
+            }
+            _ => Ok(answer),
+        }
     }
 
     /// The site asks for the body itself.
     async fn on_demand(
         self,
-        shared: &Shared,
+        shared: &'static Shared,
         incoming: Incoming,
-        place: OnDemandLimit,
+        place: OwnedSemaphorePermit,
         arrived: Instant,
     ) -> Result<Answer, Refusal> {
         let (body, whole) = OnDemand::new(incoming, shared, place);

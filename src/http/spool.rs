@@ -1,39 +1,30 @@
-//! Request bodies: read whole before an app thread is taken, in memory while small, then in a temporary file.
+//! Request bodies, until an app thread may have them: small ones whole and in memory, large ones of quick clients as they come, others
+//! whole and in a temporary file.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use tokio::sync::oneshot;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::engine::Engine;
+use super::chunks::Chunks;
+use super::job::RequestBody;
 use super::service::Shared;
+use super::upload::Upload;
 
-/// A body up to this size stays in memory; what is larger goes to a file without a name in the temporary folder (`TMPDIR`).
-pub const IN_MEMORY: usize = 256 * 1024;
+/// A body up to this size is read whole, and stays in memory; of what is larger, so much is read before it is decided what becomes of it:
+/// it is streamed, or goes to a file without a name in the temporary folder (`TMPDIR`).
+const IN_MEMORY: usize = 256 * 1024;
 /// How much is gathered before it is written to the file.
 const WRITE_SIZE: usize = 256 * 1024;
-
-/// A whole body.
-#[derive(Debug)]
-pub enum Spooled {
-    Memory(Bytes),
-    /// Read from its start.
-    File(File, u64),
-}
-
-impl Spooled {
-    pub fn len(&self) -> u64 {
-        match self {
-            Spooled::Memory(bytes) => bytes.len() as u64,
-            Spooled::File(_, len) => *len,
-        }
-    }
-}
+/// How long a quick client's body waits for a place before it goes to a file.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// An app thread waits for the rest of a body that should be there within this time.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Why there is no whole body.
 #[derive(Debug)]
@@ -56,51 +47,93 @@ impl std::fmt::Display for SpoolError {
     }
 }
 
-/// Reads a body to its end.
-pub async fn spool(mut body: Incoming, limit: u64) -> Result<Spooled, SpoolError> {
-    if body.size_hint().lower() > limit {
-        return Err(SpoolError::TooLarge);
-    }
-    let (mut first, mut memory, mut file, mut total) = (Bytes::new(), BytesMut::new(), None, 0);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| SpoolError::Client(client_error(&error)))?;
-        let Ok(data) = frame.into_data() else { continue };
-        total += data.len() as u64;
-        if total > limit {
-            return Err(SpoolError::TooLarge);
-        }
-        if total == data.len() as u64 {
-            first = data;
-            continue;
-        }
-        if memory.is_empty() && file.is_none() {
-            memory.reserve(first.len() + (body.size_hint().lower() as usize + data.len()).min(WRITE_SIZE));
-            memory.extend_from_slice(&std::mem::take(&mut first));
-        }
-        memory.extend_from_slice(&data);
-        if total > IN_MEMORY as u64 && memory.len() >= WRITE_SIZE {
-            let (written, emptied) = append(file, memory).await.map_err(SpoolError::Disk)?;
-            (file, memory) = (Some(written), emptied);
+/// The next piece of a body; `None` at its end.
+pub async fn next_piece(body: &mut Incoming, shared: &Shared) -> Result<Option<Bytes>, SpoolError> {
+    while !body.is_end_stream() {
+        match body.frame().await {
+            None => break,
+            Some(Err(error)) => return Err(SpoolError::Client(client_error(&error))),
+            // What is no data is a trailer.
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    shared.slot.request_body_bytes.fetch_add(data.len() as u64, Relaxed);
+                    return Ok(Some(data));
+                }
+            }
         }
     }
-    match file {
-        None if memory.is_empty() => Ok(Spooled::Memory(first)),
-        None => Ok(Spooled::Memory(memory.freeze())),
-        file => {
-            let (mut file, _) = append(file, memory).await.map_err(SpoolError::Disk)?;
-            file.rewind().map_err(SpoolError::Disk)?;
-            Ok(Spooled::File(file, total))
-        }
-    }
+    Ok(None)
 }
 
-/// Writes on a thread that may block; the file, and the buffer to be filled again: fresh memory costs more than the write.
-async fn append(file: Option<File>, mut data: BytesMut) -> io::Result<(File, BytesMut)> {
+/// Reads a body: to its end, or so far that an app thread may take it. `arrived`: when its head had.
+///
+/// An app thread that reads a body is at its client's mercy: that takes one of the [places](Shared::places), and a client who has shown to
+/// be quick. `place`: the app thread is there already.
+pub async fn receive(
+    mut body: Incoming,
+    shared: &'static Shared,
+    arrived: Instant,
+    place: Option<OwnedSemaphorePermit>,
+) -> Result<RequestBody, SpoolError> {
+    let mut memory = Chunks::default();
+    while memory.len() <= IN_MEMORY {
+        let Some(piece) = next_piece(&mut body, shared).await? else { return Ok(RequestBody::Memory(memory)) };
+        let more = (body.size_hint().lower() as usize).min(IN_MEMORY);
+        memory.push(piece, more);
+        check(memory.len() as u64, shared)?;
+    }
+    // Of a length that is not told, nobody knows yet whether it is too large.
+    if let Some(rest) = body.size_hint().exact() {
+        let place = match place {
+            Some(place) => Some(place),
+            None if is_quick(arrived.elapsed(), memory.len(), rest) => free_place(shared).await,
+            None => None,
+        };
+        if let Some(place) = place {
+            return Ok(RequestBody::Upload(Upload::start(memory, rest, body, shared, place)));
+        }
+    }
+    spool(memory, body, shared).await
+}
+
+fn check(received: u64, shared: &Shared) -> Result<(), SpoolError> {
+    if received > shared.max_body { Err(SpoolError::TooLarge) } else { Ok(()) }
+}
+
+/// A place, if one is free soon: the client has to wait meanwhile.
+async fn free_place(shared: &Shared) -> Option<OwnedSemaphorePermit> {
+    tokio::time::timeout(PATIENCE, shared.places.clone().acquire_owned()).await.ok()?.ok()
+}
+
+/// Whether a client who sent `sent` bytes in `took` would send the `rest` soon enough for an app thread to wait for it.
+fn is_quick(took: Duration, sent: usize, rest: u64) -> bool {
+    took.mul_f64(rest as f64 / sent as f64) <= SOON
+}
+
+/// Reads a body to its end, to a file.
+async fn spool(mut memory: Chunks, mut body: Incoming, shared: &Shared) -> Result<RequestBody, SpoolError> {
+    let (mut file, mut total) = (None, memory.len() as u64);
+    while let Some(piece) = next_piece(&mut body, shared).await? {
+        total += piece.len() as u64;
+        check(total, shared)?;
+        memory.push(piece, WRITE_SIZE);
+        if memory.len() >= WRITE_SIZE {
+            file = Some(append(file, std::mem::take(&mut memory)).await.map_err(SpoolError::Disk)?);
+        }
+    }
+    let mut file = append(file, memory).await.map_err(SpoolError::Disk)?;
+    file.rewind().map_err(SpoolError::Disk)?;
+    Ok(RequestBody::File(file, total))
+}
+
+/// Writes on a thread that may block.
+async fn append(file: Option<File>, mut data: Chunks) -> io::Result<File> {
     let write = move || {
         let mut file = file.map_or_else(tempfile::tempfile, Ok)?;
-        file.write_all(&data)?;
-        data.clear();
-        Ok((file, data))
+        while let Some(piece) = data.pop() {
+            file.write_all(&piece)?;
+        }
+        Ok(file)
     };
     tokio::task::spawn_blocking(write).await.map_err(io::Error::other)?
 }
@@ -110,55 +143,16 @@ fn client_error(error: &hyper::Error) -> String {
     source.map_or_else(|| error.to_string(), |source| source.to_string())
 }
 
-/// The body of a request with `Expect: 100-continue`: it is asked for when the site first reads, not before.
-pub struct OnDemand {
-    engine: &'static Engine,
-    ask: oneshot::Sender<()>,
-    answer: mpsc::Receiver<Result<Spooled, SpoolError>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl OnDemand {
-    /// The site's end, and the I/O thread's.
-    /// The latter tells whether the whole body has been read. Must be called on the I/O thread's runtime.
-    pub fn new(body: Incoming, shared: &Shared, taken: OnDemandLimit) -> (Self, Arc<AtomicBool>) {
-        let (engine, slot, limit) = (shared.engine, shared.slot, shared.max_body);
-        let (ask, asked) = oneshot::channel();
-        let (deliver, answer) = mpsc::sync_channel(1);
-        let whole: Arc<AtomicBool> = Arc::default();
-        let done = whole.clone();
-        // The site may read after it has begun to answer: this goes on beside the response.
-        tokio::spawn(async move {
-            let _taken = taken;
-            if asked.await.is_ok() {
-                let body = spool(body, limit).await;
-                done.store(body.is_ok(), Relaxed);
-                slot.request_body_bytes.fetch_add(body.as_ref().map_or(0, Spooled::len), Relaxed);
-                let _ = deliver.send(body);
-            }
-        });
-        (OnDemand { engine, ask, answer }, whole)
-    }
-
-    /// Asks the client for the body and blocks until it is whole.
-    pub fn fetch(self) -> Result<Spooled, SpoolError> {
-        self.engine.step_aside();
-        let gone = || SpoolError::Client("the client has left".into());
-        self.ask.send(()).map_err(|()| gone())?;
-        self.answer.recv().map_err(|_| gone())?
-    }
-}
-
-/// Counts the bodies that are read on demand: each may hold an app thread for as long as its client likes, so only some may.
-#[derive(Clone)]
-pub struct OnDemandLimit(Arc<()>);
-
-impl OnDemandLimit {
-    pub fn new() -> Self {
-        OnDemandLimit(Arc::new(()))
-    }
-
-    /// A place among `limit`, until it is dropped.
-    pub fn take(&self, limit: usize) -> Option<Self> {
-        (Arc::strong_count(&self.0) <= limit).then(|| self.clone())
+    #[test]
+    fn a_client_is_quick_by_what_it_still_has_to_send() {
+        let rate = |milliseconds| Duration::from_millis(milliseconds);
+        assert!(is_quick(rate(10), IN_MEMORY, 16 << 20));
+        assert!(!is_quick(rate(100), IN_MEMORY, 16 << 20));
+        assert!(is_quick(rate(100), IN_MEMORY, 1 << 20));
+        assert!(!is_quick(rate(1), 1, u64::MAX));
     }
 }

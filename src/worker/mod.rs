@@ -6,11 +6,12 @@
 mod io;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::{self, LogFormat, Settings};
 use crate::control::{FromWorker, Launch};
@@ -18,7 +19,6 @@ use crate::exit::Code;
 use crate::http::access_log::{self, AccessLog};
 use crate::http::engine::Engine;
 use crate::http::service::Shared;
-use crate::http::spool::OnDemandLimit;
 use crate::metrics::{Scoreboard, Slot};
 use crate::os;
 use crate::python::{app_threads, site};
@@ -122,9 +122,8 @@ fn share(
             .map(|format| AccessLog::start(format, settings.access_log.slow, settings.access_log.sample))
             .transpose()?,
         max_body: settings.max_body,
-        on_demand: OnDemandLimit::new(),
         // Half of the app threads stay free of slow clients.
-        max_on_demand: settings.threads.div_ceil(2),
+        places: Arc::new(Semaphore::new(settings.threads / 2)),
         drain,
     })
 }

@@ -1,6 +1,7 @@
 //! One call of the application: environ in, blocks out, `close()` always.
 
 use http::Method;
+use pyo3::exceptions::PyConnectionError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -18,12 +19,13 @@ pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box
     let Job { parts, id, body, reply, .. } = *job;
     let _current = log_stream::current_request(&id);
     let prepared = environ.and_then(|environ| {
-        if let Some(input) = environs.input(py, body)? {
+        let input = environs.input(py, body)?;
+        if let Some(input) = &input {
             environ.set_item(intern!(py, "wsgi.input"), input)?;
         }
-        Ok((environ, Bound::new(py, StartResponse::new(reply, parts.method == Method::HEAD))?))
+        Ok((environ, input, Bound::new(py, StartResponse::new(reply, parts.method == Method::HEAD))?))
     });
-    let (environ, response) = match prepared {
+    let (environ, input, response) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             let text = traceback(py, &error);
@@ -32,8 +34,13 @@ pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box
         }
     };
     let Err(error) = respond(application, &environ, &response) else { return false };
+    let broken = input.is_some_and(|input| input.get().is_broken()) && error.is_instance_of::<PyConnectionError>(py);
     if response.get().is_abandoned() {
         tracing::debug!(request_id = id.as_str(), "the client has left");
+    } else if broken {
+        // Not the site's fault, which had to begin before the client was done.
+        tracing::debug!(request_id = id.as_str(), "{error}");
+        response.get().fail();
     } else {
         // SystemExit, KeyboardInterrupt and MemoryError too: a request never ends the server.
         let (method, path, text) = (&parts.method, parts.uri.path(), traceback(py, &error));

@@ -4,17 +4,16 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
-use bytes::Bytes;
 use fnv::FnvBuildHasher;
 use http::{HeaderName, Method, Version, header};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use crate::http::chunks::Chunks;
 use crate::http::connection::Connection;
 use crate::http::job::{Job, RequestBody};
 use crate::http::request_id::X_REQUEST_ID;
-use crate::http::spool::Spooled;
 
 use super::input::Input;
 
@@ -71,7 +70,7 @@ impl Environ {
         template.set_item(key("QUERY_STRING"), "")?;
         template.set_item(key("SERVER_PROTOCOL"), "HTTP/1.1")?;
         // There is nothing in it: all requests without a body can have the same.
-        let nothing = RequestBody::Whole(Spooled::Memory(Bytes::new()));
+        let nothing = RequestBody::Memory(Chunks::default());
         template.set_item(key("wsgi.input"), Py::new(py, Input::new(nothing))?)?;
         // What every request sets has its place.
         let own = ["PATH_INFO", "REQUEST_URI", "RAW_URI", "REMOTE_PORT", "HTTP_X_REQUEST_ID"];
@@ -84,7 +83,7 @@ impl Environ {
     /// The `wsgi.input` for `body`, if there is one; else the environ has it already.
     pub fn input(&self, py: Python, body: RequestBody) -> PyResult<Option<Py<Input>>> {
         match body {
-            RequestBody::Whole(Spooled::Memory(bytes)) if bytes.is_empty() => Ok(None),
+            RequestBody::Memory(chunks) if chunks.is_empty() => Ok(None),
             body => Py::new(py, Input::new(body)).map(Some),
         }
     }
@@ -155,14 +154,12 @@ impl Environ {
             environ.set_item(intern!(py, "HTTP_HOST"), host)?;
         }
         environ.set_item(intern!(py, "HTTP_X_REQUEST_ID"), job.id.as_str())?;
-        match (&job.body, length) {
-            (RequestBody::Whole(_), None) if !chunked => Ok(()),
+        match (job.body.len(), length) {
+            (Some(_), None) if !chunked => Ok(()),
             // A chunked body has been read to its end: its length is known, and no coding is left.
-            (RequestBody::Whole(body), _) => environ.set_item(intern!(py, "CONTENT_LENGTH"), body.len().to_string()),
-            (RequestBody::OnDemand(_), Some(length)) => {
-                environ.set_item(intern!(py, "CONTENT_LENGTH"), latin1(py, &length))
-            }
-            (RequestBody::OnDemand(_), None) => environ.set_item(intern!(py, "HTTP_TRANSFER_ENCODING"), "chunked"),
+            (Some(len), _) => environ.set_item(intern!(py, "CONTENT_LENGTH"), len.to_string()),
+            (None, Some(length)) => environ.set_item(intern!(py, "CONTENT_LENGTH"), latin1(py, &length)),
+            (None, None) => environ.set_item(intern!(py, "HTTP_TRANSFER_ENCODING"), "chunked"),
         }
     }
 

@@ -1,30 +1,81 @@
 //! `wsgi.input` (PEP 3333, "Input and Error Streams").
 
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Read, Take};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
+use crate::http::chunks::Chunks;
 use crate::http::job::RequestBody;
-use crate::http::spool::{OnDemand, SpoolError, Spooled};
+use crate::http::on_demand::OnDemand;
+use crate::http::spool::SpoolError;
+use crate::http::upload::Upload;
+
+/// Memory for so much is taken before the client has sent it.
+const ADVANCE: u64 = 1024 * 1024;
 
 enum Source {
-    Memory(Cursor<Bytes>),
-    File(BufReader<std::fs::File>),
+    Memory(Chunks),
+    File(Take<BufReader<std::fs::File>>),
+    /// Still on its way.
+    Upload(Upload),
     /// Not asked for yet.
     OnDemand(OnDemand),
     /// It could not be had; every read says so.
     Failed(String),
 }
 
-impl From<Spooled> for Source {
-    fn from(body: Spooled) -> Self {
+impl From<RequestBody> for Source {
+    fn from(body: RequestBody) -> Self {
         match body {
-            Spooled::Memory(bytes) => Source::Memory(Cursor::new(bytes)),
-            Spooled::File(file, _) => Source::File(BufReader::with_capacity(64 * 1024, file)),
+            RequestBody::Memory(chunks) => Source::Memory(chunks),
+            RequestBody::File(file, len) => Source::File(BufReader::with_capacity(64 * 1024, file).take(len)),
+            RequestBody::Upload(upload) => Source::Upload(upload),
+            RequestBody::OnDemand(body) => Source::OnDemand(body),
+        }
+    }
+}
+
+impl Source {
+    /// What is left and in memory, if that is all there is, or `wanted` at least.
+    fn at_hand(&mut self, wanted: u64) -> Option<&mut Chunks> {
+        match self {
+            Source::Memory(chunks) => Some(chunks),
+            Source::Upload(upload) => {
+                let wanted = wanted.min(upload.len());
+                Some(upload.ready()).filter(|ready| ready.len() as u64 >= wanted)
+            }
+            _ => None,
+        }
+    }
+
+    /// How much of `wanted` there will be, if that is known and memory for it may be taken.
+    fn expected(&self, wanted: u64) -> Option<usize> {
+        match self {
+            Source::File(file) => Some(file.limit().min(wanted) as usize),
+            Source::Upload(upload) => {
+                Some(upload.len().min(wanted)).filter(|len| *len <= ADVANCE).map(|len| len as usize)
+            }
+            _ => None,
+        }
+    }
+
+    /// Asks the client if need be, and waits for the body then.
+    fn reader(&mut self) -> io::Result<&mut dyn BufRead> {
+        if let Source::OnDemand(_) = self
+            && let Source::OnDemand(body) = std::mem::replace(self, Source::Failed(String::new()))
+        {
+            *self = body.fetch().map_or_else(|error| Source::Failed(error.to_string()), Source::from);
+        }
+        match self {
+            Source::Memory(chunks) => Ok(chunks),
+            Source::File(file) => Ok(file),
+            Source::Upload(upload) => Ok(upload),
+            Source::Failed(why) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, why.clone())),
+            Source::OnDemand(_) => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 }
@@ -33,53 +84,67 @@ impl From<Spooled> for Source {
 ///
 /// A body that did not arrive whole raises `ConnectionError`; it never looks like the end of the file.
 #[pyclass(frozen, module = "atrio")]
-pub struct Input(Mutex<Source>);
+pub struct Input {
+    source: Mutex<Source>,
+    broken: AtomicBool,
+}
 
 impl Input {
     pub fn new(body: RequestBody) -> Self {
-        Input(Mutex::new(match body {
-            RequestBody::Whole(body) => body.into(),
-            RequestBody::OnDemand(body) => Source::OnDemand(body),
-        }))
+        Input { source: Mutex::new(body.into()), broken: AtomicBool::new(false) }
+    }
+
+    /// Whether a read has shown that the body did not arrive whole.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Relaxed)
     }
 
     /// Runs `read` on the body; what may wait for the client or a disk runs without the GIL.
-    fn with<T: Send>(&self, py: Python, read: impl Fn(&mut dyn BufRead) -> io::Result<T> + Send + Sync) -> PyResult<T> {
-        if let Source::Memory(memory) = &mut *self.lock() {
-            return read(memory).map_err(|error| PyOSError::new_err(error.to_string()));
+    fn with<T: Send>(
+        &self,
+        py: Python,
+        wanted: u64,
+        read: impl FnOnce(&mut dyn BufRead) -> io::Result<T> + Send,
+    ) -> PyResult<T> {
+        // Another thread that reads may wait for the client: only for that, nobody waits with the GIL.
+        if let Ok(mut source) = self.source.try_lock()
+            && let Some(chunks) = source.at_hand(wanted)
+        {
+            return Ok(read(chunks)?);
         }
-        py.detach(|| {
-            let mut source = self.lock();
-            if let Source::OnDemand(_) = *source {
-                let Source::OnDemand(body) = std::mem::replace(&mut *source, Source::Failed(String::new())) else {
-                    unreachable!("matched above under the same lock")
-                };
-                *source = body.fetch().map_or_else(|error| Source::Failed(error.to_string()), Source::from);
+        py.detach(|| self.lock().reader().and_then(read)).map_err(|error| match error.kind() {
+            io::ErrorKind::ConnectionAborted => {
+                self.broken.store(true, Relaxed);
+                PyConnectionError::new_err(error.to_string())
             }
-            match &mut *source {
-                Source::Memory(memory) => read(memory),
-                Source::File(file) => read(file),
-                Source::Failed(why) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, why.clone())),
-                Source::OnDemand(_) => Err(io::ErrorKind::InvalidData.into()),
-            }
-        })
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionAborted => PyConnectionError::new_err(error.to_string()),
             _ => PyOSError::new_err(SpoolError::Disk(error).to_string()),
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, Source> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn line(&self, py: Python, limit: Option<u64>) -> PyResult<Vec<u8>> {
-        self.with(py, |body| {
+        let limit = limit.unwrap_or(u64::MAX);
+        self.with(py, limit, |body| {
             let mut line = Vec::new();
-            body.take(limit.unwrap_or(u64::MAX)).read_until(b'\n', &mut line)?;
+            body.take(limit).read_until(b'\n', &mut line)?;
             Ok(line)
         })
     }
+}
+
+/// Reads until the buffer is full or the body ends; how much that was.
+fn fill(body: &mut dyn BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match body.read(&mut buffer[filled..])? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(filled)
 }
 
 /// Python's sizes: `None` and negative numbers stand for all there is.
@@ -91,20 +156,35 @@ fn size(given: Option<i64>) -> Option<u64> {
 impl Input {
     #[pyo3(signature = (size=None, /))]
     fn read<'py>(&self, py: Python<'py>, size: Option<i64>) -> PyResult<Bound<'py, PyBytes>> {
-        let limit = self::size(size);
-        if let Source::Memory(memory) = &mut *self.lock() {
-            let rest = &memory.get_ref()[memory.position() as usize..];
-            let taken = limit.map_or(rest.len(), |limit| rest.len().min(limit as usize));
-            let bytes = PyBytes::new(py, &rest[..taken]);
-            memory.set_position(memory.position() + taken as u64);
-            return Ok(bytes);
+        let limit = self::size(size).unwrap_or(u64::MAX);
+        let mut expected = None;
+        if let Ok(mut source) = self.source.try_lock() {
+            expected = source.expected(limit);
+            if let Some(chunks) = source.at_hand(limit) {
+                let wanted = limit.min(chunks.len() as u64) as usize;
+                if let Some(contiguous) = chunks.first().get(..wanted) {
+                    let bytes = PyBytes::new(py, contiguous);
+                    chunks.consume(wanted);
+                    return Ok(bytes);
+                }
+                expected = Some(wanted);
+            }
         }
-        let data = self.with(py, |body| {
-            let mut data = Vec::new();
-            body.take(limit.unwrap_or(u64::MAX)).read_to_end(&mut data)?;
-            Ok(data)
+        let Some(expected) = expected else {
+            let read = |body: &mut dyn BufRead| {
+                let mut data = Vec::new();
+                body.take(limit).read_to_end(&mut data)?;
+                Ok(data)
+            };
+            return Ok(PyBytes::new(py, &self.with(py, limit, read)?));
+        };
+        let mut filled = 0;
+        let bytes = PyBytes::new_with(py, expected, |buffer| {
+            filled = self.with(py, limit, |body| fill(body, buffer))?;
+            Ok(())
         })?;
-        Ok(PyBytes::new(py, &data))
+        // Less, if another thread of the site has read meanwhile.
+        Ok(if filled == expected { bytes } else { PyBytes::new(py, &bytes.as_bytes()[..filled]) })
     }
 
     #[pyo3(signature = (size=None, /))]

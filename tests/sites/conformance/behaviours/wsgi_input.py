@@ -2,7 +2,7 @@
 
 import hashlib
 
-from . import answer, answer_json, argument, behaviour, note
+from . import answer, answer_json, argument, behaviour, note, wait_at_gate
 from .reads import READS
 
 
@@ -37,3 +37,14 @@ def hit(environ, start_response):
     note(environ, "complete")
     note(environ, len(body))
     return answer(start_response, b"hit")
+
+
+@behaviour
+def digest_in_steps(environ, start_response):
+    """Reads a little, waits at the gate, and then reads to the end."""
+    source = environ["wsgi.input"]
+    body = source.read(10)
+    note(environ, "begun")
+    wait_at_gate(environ)
+    body += b"".join(READS[argument(environ, "how", "read()")](source))
+    return answer_json(start_response, [len(body), hashlib.sha256(body).hexdigest()])
