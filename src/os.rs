@@ -27,17 +27,17 @@ pub fn shared_memory(name: &str, size: usize) -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Maps `count` values of `T` for the rest of the process's life.
+/// Maps the `count` values of `T` that begin at `offset`, a multiple of the page size, for the rest of the process's life.
 ///
 /// `T` is made of atomics: other processes write to it at any moment.
-pub fn map_shared<T: FromZeros + Sync>(fd: BorrowedFd, count: usize) -> io::Result<&'static [T]> {
+pub fn map_shared<T: FromZeros + Sync>(fd: BorrowedFd, offset: usize, count: usize) -> io::Result<&'static [T]> {
     let size = NonZeroUsize::new(size_of::<T>() * count).ok_or(io::ErrorKind::InvalidInput)?;
-    if nix::sys::stat::fstat(fd)?.st_size < size.get() as i64 {
+    if nix::sys::stat::fstat(fd)?.st_size < (offset + size.get()) as i64 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the shared memory is smaller than its layout"));
     }
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new mapping at an address that the kernel chooses overlaps nothing.
-    let start = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, fd, 0)? };
+    let start = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, fd, offset as i64)? };
     // SAFETY: the mapping is `size` bytes, page-aligned, never unmapped, and began as zeros, which are valid for `T`
     // (FromZeros); it is only changed through `&T`, that is through atomics, here and in the other processes.
     Ok(unsafe { std::slice::from_raw_parts(start.cast::<T>().as_ptr(), count) })

@@ -34,8 +34,8 @@ pub fn run() -> Result<(), Failure> {
     if let Some(bits) = launch.settings.umask {
         umask(Mode::from_bits_truncate(bits));
     }
-    let board =
-        Scoreboard::open(board.as_fd(), launch.slots).map_err(|e| Failure::os("cannot map the scoreboard", e))?;
+    let board = Scoreboard::open(board.as_fd(), launch.slots, launch.settings.threads)
+        .map_err(|e| Failure::os("cannot map the scoreboard", e))?;
     let listeners: Vec<OwnedFd> =
         (0..launch.listeners.len()).map(|i| fd(LISTENERS_FD + i as i32)).collect::<Result<_, _>>()?;
 

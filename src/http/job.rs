@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::response;
 use tokio::sync::oneshot;
 
-use crate::metrics::Reject;
+use crate::metrics::{Activity, Reject};
 
 use super::chunks::Chunks;
 use super::connection::Connection;
@@ -65,6 +65,8 @@ pub struct Reply {
     engine: &'static Engine,
     enqueued: Instant,
     queued: Duration,
+    /// That of the app thread which has the request.
+    activity: Option<&'static Activity>,
     /// Whether a whole answer may be delivered later, together with others.
     pub deferred: bool,
 }
@@ -72,11 +74,12 @@ pub struct Reply {
 impl Reply {
     /// `arrived`: when the queue's clock starts.
     pub fn new(sender: oneshot::Sender<Outcome>, engine: &'static Engine, arrived: Instant) -> Self {
-        Reply { sender, engine, enqueued: arrived, queued: Duration::ZERO, deferred: false }
+        Reply { sender, engine, enqueued: arrived, queued: Duration::ZERO, activity: None, deferred: false }
     }
 
     /// Notes that an app thread has taken the request; how long that took.
-    pub fn taken(&mut self, now: Instant) -> Duration {
+    pub fn taken(&mut self, now: Instant, by: &'static Activity) -> Duration {
+        self.activity = Some(by);
         self.queued = now.saturating_duration_since(self.enqueued);
         self.queued
     }
@@ -109,6 +112,9 @@ impl Reply {
     pub fn stream(mut self, head: response::Parts) -> Sender {
         let (sender, receiver) = stream::channel();
         self.engine.step_aside();
+        if let Some(activity) = self.activity {
+            activity.send();
+        }
         self.deferred = false;
         self.give(head, Content::Stream(receiver));
         sender

@@ -18,7 +18,7 @@ use super::*;
 const PATIENT: Duration = Duration::from_secs(60);
 
 pub fn slot() -> &'static Slot {
-    Scoreboard::create(1).unwrap().1.slot(0)
+    Scoreboard::create(1, 1).unwrap().1.slot(0)
 }
 
 /// A request, and where its answer comes.

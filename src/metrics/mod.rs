@@ -4,10 +4,14 @@
 //! [`openmetrics`], in OpenMetrics'. A counter belongs to a slot, not to the process that uses it: it goes on where the last
 //! worker of that slot left it, so nothing goes backwards when a worker dies.
 
+pub mod activity;
 pub mod histogram;
 mod openmetrics;
 pub mod process;
 pub mod render;
+pub mod report;
 pub mod scoreboard;
+mod seqlock;
 
+pub use activity::Activity;
 pub use scoreboard::{Reject, Restart, Scoreboard, Slot, State};

@@ -20,22 +20,45 @@ pub struct Process {
 
 impl Process {
     pub fn this() -> Self {
-        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The name in front may have any character in it (proc(5)); the state is field 3.
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse().ok()).unwrap_or(0u64);
-        let system = |name| sysconf(name).ok().flatten().unwrap_or(0) as u64;
-        let ticks = system(SysconfVar::CLK_TCK).max(1) as f64;
+        let stat = Stat(fs::read_to_string("/proc/self/stat").unwrap_or_default());
         Process {
-            cpu_seconds: (field(14) + field(15)) as f64 / ticks,
-            start_time_seconds: boot_time() as f64 + field(22) as f64 / ticks,
-            virtual_memory_bytes: field(23),
-            resident_memory_bytes: field(24) * system(SysconfVar::PAGE_SIZE),
-            threads: field(20),
+            cpu_seconds: stat.cpu_seconds(),
+            start_time_seconds: boot_time() as f64 + stat.field(22) as f64 / ticks(),
+            virtual_memory_bytes: stat.field(23),
+            resident_memory_bytes: stat.field(24) * system(SysconfVar::PAGE_SIZE),
+            threads: stat.field(20),
             open_fds: fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64),
             max_fds: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
         }
     }
+}
+
+/// `/proc/PID/stat`.
+struct Stat(String);
+
+impl Stat {
+    /// The name in front may have any character in it (proc(5)); the state is field 3.
+    fn field(&self, number: usize) -> u64 {
+        let mut fields = self.0.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        fields.nth(number - 3).and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
+    fn cpu_seconds(&self) -> f64 {
+        (self.field(14) + self.field(15)) as f64 / ticks()
+    }
+}
+
+fn system(name: SysconfVar) -> u64 {
+    sysconf(name).ok().flatten().unwrap_or(0) as u64
+}
+
+fn ticks() -> f64 {
+    system(SysconfVar::CLK_TCK).max(1) as f64
+}
+
+/// Processor time of a process. `None`: it is gone.
+pub fn cpu_seconds(pid: i64) -> Option<f64> {
+    fs::read_to_string(format!("/proc/{pid}/stat")).ok().map(|stat| Stat(stat).cpu_seconds())
 }
 
 /// Seconds since the epoch; asked once, for the kernel makes `/proc/stat` from the counters of all interrupts.
@@ -67,6 +90,7 @@ mod tests {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
         assert!((0.0..3600.0).contains(&(now - process.start_time_seconds)), "{process:?}");
         assert!(proportional_memory(std::process::id().into()).unwrap() > 0);
-        assert_eq!(proportional_memory(-1), None);
+        assert_eq!((proportional_memory(-1), cpu_seconds(-1)), (None, None));
+        assert!(cpu_seconds(std::process::id().into()).unwrap() >= process.cpu_seconds);
     }
 }

@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn slots_add_up_and_histograms_are_cumulative() {
-        let (_fd, board) = Scoreboard::create(2).unwrap();
+        let (_fd, board) = Scoreboard::create(2, 1).unwrap();
         for slot in board.slots() {
             slot.occupy(1, 1, 4);
             slot.set_state(State::Ready);

@@ -1,4 +1,4 @@
-//! The scoreboard: a slot of atomics in shared memory for every worker.
+//! The scoreboard: a slot of atomics in shared memory for every worker, and what each of its app threads does.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,6 +9,7 @@ use zerocopy::FromZeros;
 
 use crate::os;
 
+use super::activity::{Activity, Failures, monotonic_nanos};
 use super::histogram::{Histogram, REQUEST_BOUNDS};
 
 /// How many combinations of method, status and protocol version a slot can tell apart. Real sites show
@@ -131,8 +132,10 @@ pub struct Slot {
     _padding: AtomicU32,
     pub pid: AtomicI64,
     pub generation: AtomicU64,
-    /// When its Python last made progress, in milliseconds of the monotonic clock.
-    pub heartbeat: AtomicU64,
+    /// When it started, in nanoseconds of the monotonic clock.
+    started: AtomicU64,
+    /// When its main thread last had the GIL; the same clock.
+    heartbeat: AtomicU64,
 
     pub connections: AtomicI64,
     pub queue_length: AtomicI64,
@@ -152,6 +155,7 @@ pub struct Slot {
     pub gil_wait: Histogram,
     pub app: Histogram,
     pub write: Histogram,
+    pub failures: Failures,
     series: [Series; SERIES],
 }
 
@@ -164,8 +168,12 @@ impl Slot {
     /// Requests that have begun and not ended.
     pub fn active_requests(&self) -> u64 {
         let begun = self.begun.load(Relaxed);
-        let ended: u64 = self.requests().map(|(_, durations)| durations.count()).sum();
-        begun.saturating_sub(ended + self.lost())
+        begun.saturating_sub(self.ended_requests() + self.lost())
+    }
+
+    /// Requests that are over.
+    pub fn ended_requests(&self) -> u64 {
+        self.requests().map(|(_, durations)| durations.count()).sum()
     }
 
     /// Requests that were under way when their worker died.
@@ -222,12 +230,13 @@ impl Slot {
         self.pid.store(pid.into(), Relaxed);
         self.generation.store(generation, Relaxed);
         self.threads.store(threads as i64, Relaxed);
+        self.started.store(monotonic_nanos(), Relaxed);
         self.beat();
         self.set_state(State::Starting);
     }
 
     /// What a dead worker left in its gauges is forgotten, and its requests are lost; its counters stay.
-    pub fn vacate(&self) {
+    fn vacate(&self) {
         self.set_state(State::Free);
         self.lost.fetch_add(self.active_requests(), Relaxed);
         self.pid.store(0, Relaxed);
@@ -238,51 +247,79 @@ impl Slot {
 
     /// Says that Python makes progress.
     pub fn beat(&self) {
-        self.heartbeat.store(monotonic_millis(), Relaxed);
+        self.heartbeat.store(monotonic_nanos(), Relaxed);
     }
 
-    /// How long ago Python last made progress.
-    pub fn since_beat(&self) -> Duration {
-        Duration::from_millis(monotonic_millis().saturating_sub(self.heartbeat.load(Relaxed)))
+    /// How long ago its worker started.
+    pub fn age(&self) -> Duration {
+        since(&self.started)
     }
 }
 
-/// Milliseconds of CLOCK_MONOTONIC, which all processes of the machine share.
-fn monotonic_millis() -> u64 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |now| now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000)
+fn since(moment: &AtomicU64) -> Duration {
+    Duration::from_nanos(monotonic_nanos().saturating_sub(moment.load(Relaxed)))
 }
 
 /// All slots, as mapped into this process.
 #[derive(Clone, Copy)]
-pub struct Scoreboard(&'static [Slot]);
+pub struct Scoreboard {
+    slots: &'static [Slot],
+    /// Those of the first slot's app threads, of the second's …
+    activities: &'static [Activity],
+    /// App threads of a worker.
+    threads: usize,
+}
 
 impl Scoreboard {
-    /// New shared memory for `slots` workers, and its mapping here.
-    pub fn create(slots: usize) -> io::Result<(OwnedFd, Self)> {
-        let fd = os::shared_memory("atrio-scoreboard", size_of::<Slot>() * slots)?;
-        let board = Self::open(std::os::fd::AsFd::as_fd(&fd), slots)?;
+    /// New shared memory for `slots` workers of `threads` app threads, and its mapping here.
+    pub fn create(slots: usize, threads: usize) -> io::Result<(OwnedFd, Self)> {
+        let size = activities_at(slots) + size_of::<Activity>() * slots * threads;
+        let fd = os::shared_memory("atrio-scoreboard", size)?;
+        let board = Self::open(std::os::fd::AsFd::as_fd(&fd), slots, threads)?;
         Ok((fd, board))
     }
 
     /// Maps what another process created.
-    pub fn open(fd: BorrowedFd, slots: usize) -> io::Result<Self> {
-        os::map_shared(fd, slots).map(Scoreboard)
+    pub fn open(fd: BorrowedFd, slots: usize, threads: usize) -> io::Result<Self> {
+        let activities = os::map_shared(fd, activities_at(slots), slots * threads)?;
+        Ok(Scoreboard { slots: os::map_shared(fd, 0, slots)?, activities, threads })
     }
 
     pub fn slot(self, index: usize) -> &'static Slot {
-        &self.0[index]
+        &self.slots[index]
+    }
+
+    /// What the app threads of a slot do.
+    pub fn activities(self, index: usize) -> &'static [Activity] {
+        &self.activities[index * self.threads..][..self.threads]
+    }
+
+    /// How long ago the Python of a slot's worker last made progress: its main thread had the GIL, or an app thread that began with a request.
+    pub fn since_progress(self, index: usize) -> Duration {
+        let begun = self.activities(index).iter().map(Activity::since_begin);
+        begun.fold(since(&self.slot(index).heartbeat), Duration::min)
+    }
+
+    /// The worker of a slot is dead.
+    pub fn vacate(self, index: usize) {
+        self.activities(index).iter().for_each(Activity::end);
+        self.slot(index).vacate();
     }
 
     /// The fewest connections that a worker has which accepts some, other than `own`.
     pub fn fewest_connections_beside(self, own: &Slot) -> Option<i64> {
-        let others = self.0.iter().filter(|slot| !std::ptr::eq(*slot, own) && slot.is(State::Ready));
+        let others = self.slots.iter().filter(|slot| !std::ptr::eq(*slot, own) && slot.is(State::Ready));
         others.map(|slot| slot.connections.load(Relaxed)).min()
     }
 
     pub fn slots(self) -> &'static [Slot] {
-        self.0
+        self.slots
     }
+}
+
+/// Where in the shared memory the slots have ended, and pages of any size begin.
+fn activities_at(slots: usize) -> usize {
+    (size_of::<Slot>() * slots).next_multiple_of(64 * 1024)
 }
 
 #[cfg(test)]
@@ -291,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_slot_counts_across_its_workers() {
-        let (_fd, board) = Scoreboard::create(2).unwrap();
+        let (_fd, board) = Scoreboard::create(2, 1).unwrap();
         let slot = board.slot(1);
         slot.occupy(7, 1, 8);
         slot.begin_request();
@@ -310,7 +347,7 @@ mod tests {
 
     #[test]
     fn what_a_dead_worker_had_not_ended_is_lost() {
-        let (_fd, board) = Scoreboard::create(1).unwrap();
+        let (_fd, board) = Scoreboard::create(1, 1).unwrap();
         let slot = board.slot(0);
         for _ in 0..3 {
             slot.begin_request();
@@ -327,7 +364,7 @@ mod tests {
 
     #[test]
     fn the_number_of_series_is_bounded() {
-        let (_fd, board) = Scoreboard::create(1).unwrap();
+        let (_fd, board) = Scoreboard::create(1, 1).unwrap();
         for status in 100..999 {
             board.slot(0).count_request(Labels::new("BREW", status, true), Duration::ZERO);
         }

@@ -12,6 +12,8 @@ use crate::http::job::Job;
 use crate::http::pace::QUICK;
 use crate::http::seat::Seat;
 use crate::http::service::Shared;
+use crate::metrics::Activity;
+use crate::metrics::activity::{Clock, thread_name};
 use crate::metrics::histogram::INNER_BOUNDS;
 use crate::os;
 use crate::wsgi::call::call;
@@ -19,10 +21,10 @@ use crate::wsgi::environ::{Constants, Environ};
 use crate::wsgi::file_wrapper::FileWrapper;
 use crate::wsgi::log_stream::LogStream;
 
-/// Starts `count` threads that serve until the queue is closed; Python's threads, to be joined.
+/// Starts a thread for each activity, to serve until the queue is closed; Python's threads, to be joined.
 pub fn start(
     py: Python,
-    count: usize,
+    activities: &'static [Activity],
     application: &Py<PyAny>,
     shared: &'static Shared,
     constants: &Constants,
@@ -30,17 +32,17 @@ pub fn start(
     let threading = py.import("threading")?;
     let errors = Bound::new(py, LogStream::new("wsgi.errors", 2))?;
     let file_wrapper = py.get_type::<FileWrapper>();
-    let start = |number| {
+    let start = |(number, activity): (usize, &'static Activity)| {
         let environs = Environ::new(py, constants, errors.as_any(), file_wrapper.as_any())?;
         let application = application.clone_ref(py);
-        let name = format!("atrio-app-{number}");
+        let name = thread_name(number);
         let os_name = name.clone();
         // Taken by the first call; a closure for Python must be callable again and shareable.
         let work = std::sync::Mutex::new(Some((application, environs)));
         let run = PyCFunction::new_closure(py, None, None, move |args, _| -> PyResult<()> {
             os::name_thread(&os_name);
             if let Some((application, environs)) = work.lock().ok().and_then(|mut work| work.take()) {
-                serve(args.py(), application.bind(args.py()), &environs, shared);
+                serve(args.py(), application.bind(args.py()), &environs, shared, activity);
             }
             Ok(())
         })?;
@@ -53,10 +55,11 @@ pub fn start(
         thread.call_method0("start")?;
         Ok(thread.unbind())
     };
-    (1..=count).map(start).collect()
+    activities.iter().enumerate().map(start).collect()
 }
 
-fn serve(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Shared) {
+fn serve(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Shared, activity: &'static Activity) {
+    let desk = Desk { application, environs, shared, activity, clock: Clock::new() };
     let mut seat = Seat::new(shared.engine);
     let mut blocking = Blocking::default();
     // When this thread last asked for the GIL.
@@ -66,7 +69,7 @@ fn serve(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Sh
         let mut now = None;
         while let Some(job) = seat.take() {
             let started = now.unwrap_or_else(Instant::now);
-            let ended = run(py, application, environs, shared, started, asked.take(), job);
+            let ended = desk.run(py, started, asked.take(), job);
             seat.ran(started, ended, ended.duration_since(started) >= QUICK && blocking.has_waited());
             now = Some(ended);
         }
@@ -78,32 +81,40 @@ fn serve(py: Python, application: &Bound<PyAny>, environs: &Environ, shared: &Sh
     }
 }
 
-/// Runs one request; when that was over. `asked`: when the thread asked for the GIL, if it had to before this request.
-fn run(
-    py: Python,
-    application: &Bound<PyAny>,
-    environs: &Environ,
-    shared: &Shared,
-    started: Instant,
-    asked: Option<Instant>,
-    mut job: Box<Job>,
-) -> Instant {
-    if job.reply.is_abandoned() {
-        return started;
+/// What an app thread runs requests with.
+struct Desk<'a, 'py> {
+    application: &'a Bound<'py, PyAny>,
+    environs: &'a Environ,
+    shared: &'a Shared,
+    activity: &'static Activity,
+    clock: Clock,
+}
+
+impl Desk<'_, '_> {
+    /// Runs one request; when that was over. `asked`: when the thread asked for the GIL, if it had to before this request.
+    fn run(&self, py: Python, started: Instant, asked: Option<Instant>, mut job: Box<Job>) -> Instant {
+        if job.reply.is_abandoned() {
+            return started;
+        }
+        let slot = self.shared.slot;
+        let mut waited = job.reply.taken(started, self.activity);
+        if let Some(asked) = asked {
+            let gil = started.duration_since(asked);
+            slot.gil_wait.observe(&INNER_BOUNDS, gil);
+            waited = waited.saturating_sub(gil);
+        }
+        slot.queue_wait.observe(&INNER_BOUNDS, waited);
+        let (method, path, id) = (&job.parts.method, job.parts.uri.path(), job.id.as_header());
+        self.activity.begin(self.clock, started, method.as_str().as_bytes(), path.as_bytes(), id.as_bytes());
+        if let Some(escaped) = call(py, self.application, self.environs, job) {
+            slot.exceptions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            slot.failures.note(self.activity, &escaped);
+        }
+        self.activity.end();
+        let ended = Instant::now();
+        slot.app.observe(&INNER_BOUNDS, ended.duration_since(started));
+        ended
     }
-    let mut waited = job.reply.taken(started);
-    if let Some(asked) = asked {
-        let gil = started.duration_since(asked);
-        shared.slot.gil_wait.observe(&INNER_BOUNDS, gil);
-        waited = waited.saturating_sub(gil);
-    }
-    shared.slot.queue_wait.observe(&INNER_BOUNDS, waited);
-    if call(py, application, environs, job) {
-        shared.slot.exceptions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    }
-    let ended = Instant::now();
-    shared.slot.app.observe(&INNER_BOUNDS, ended.duration_since(started));
-    ended
 }
 
 /// Tells a thread that waited from one that only computed, or that the kernel let others go before: on a busy machine both take long.

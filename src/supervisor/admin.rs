@@ -1,11 +1,11 @@
-//! The admin listener: `/livez`, `/readyz`, `/startupz`, `/metrics`. Answers from shared memory, whatever the workers do.
+//! The admin listener: `/livez`, `/readyz`, `/startupz`, `/metrics`, `/status`. Answers from shared memory, whatever the workers do.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -16,6 +16,7 @@ use crate::http::listener::{self, Stream};
 use crate::metrics::render::Format;
 
 use super::sockets;
+use super::status;
 use super::view::{Check, View};
 
 /// How long a client may take to ask.
@@ -62,15 +63,25 @@ async fn answer(request: &Request<Incoming>, view: &View) -> Response<Full<Bytes
         "/readyz" => probe("readyz", &view.ready(), verbose),
         "/startupz" => probe("startupz", &view.started(), verbose),
         "/metrics" => {
-            let accept = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-            let format = Format::wanted(&accept.collect::<Vec<_>>().join(","));
-            let mut response = Response::new(Full::from(view.metrics(format).await));
-            let kind = http::HeaderValue::from_static(format.content_type());
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            let format = Format::wanted(&accept(request));
+            typed(Full::from(view.metrics(format).await), format.content_type())
+        }
+        "/status" | "/status.json" => {
+            let report = status::report(view).await;
+            // A value of strings and numbers can be written as JSON.
+            let json = serde_json::to_vec(&report).unwrap_or_default();
+            let mut response = typed(Full::from(json), "application/json");
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             response
         }
-        _ => text(StatusCode::NOT_FOUND, "here are /livez /readyz /startupz /metrics\n".into()),
+        _ => text(StatusCode::NOT_FOUND, "here are /livez /readyz /startupz /metrics /status /status.json\n".into()),
     }
+}
+
+/// All that a client says it accepts.
+fn accept<B>(request: &Request<B>) -> String {
+    let values = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.collect::<Vec<_>>().join(",")
 }
 
 /// As Kubernetes' own probes answer: `ok`, or the checks and which of them failed.
@@ -94,9 +105,13 @@ fn probe(name: &str, checks: &[Check], verbose: bool) -> Response<Full<Bytes>> {
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+    let mut response = typed(Full::from(body), "text/plain; charset=utf-8");
     *response.status_mut() = status;
-    let kind = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn typed(body: Full<Bytes>, kind: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

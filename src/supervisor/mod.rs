@@ -10,6 +10,7 @@ mod notify;
 mod orders;
 mod sites;
 mod sockets;
+mod status;
 mod stop;
 mod view;
 
@@ -26,6 +27,7 @@ use tokio::sync::mpsc;
 use crate::config::{Preload, Settings};
 use crate::control::{FromWorker, FromZygote, Launch, Site};
 use crate::exit::{Code, Failure};
+use crate::metrics::report::{Kind, Request};
 use crate::metrics::{Restart, Scoreboard};
 use crate::os;
 
@@ -96,6 +98,8 @@ struct Supervisor {
     children: Children,
     reports: mpsc::UnboundedReceiver<Report>,
     view: Arc<View>,
+    /// How the last worker ended, and what it ran then.
+    dead: Option<(String, Vec<Request>)>,
     began: Instant,
 }
 
@@ -114,7 +118,8 @@ impl Supervisor {
             count
         });
         let slots = workers * SLOTS;
-        let (memory, board) = Scoreboard::create(slots).map_err(|e| Failure::os("cannot share memory", e))?;
+        let (memory, board) =
+            Scoreboard::create(slots, settings.threads).map_err(|e| Failure::os("cannot share memory", e))?;
         let (sender, reports) = mpsc::unbounded_channel();
         let policy = Policy {
             workers,
@@ -127,6 +132,7 @@ impl Supervisor {
             view: Arc::new(View::new(site.name.clone(), board)),
             fleet: Fleet::new(policy),
             children: Children::new(memory, sender, identity),
+            dead: None,
             began: Instant::now(),
             settings,
             site,
@@ -145,8 +151,9 @@ impl Supervisor {
         let mut events = VecDeque::from([Event::Start]);
         loop {
             while let Some(event) = events.pop_front() {
-                if let Event::WorkerExited(slot, _) = &event {
-                    self.view.board.slot(*slot).vacate();
+                if let Event::WorkerExited(slot, how) = &event {
+                    self.dead = Some((how.clone(), status::running(self.view.board, *slot)));
+                    self.view.board.vacate(*slot);
                 }
                 for action in self.fleet.on(self.began.elapsed(), event) {
                     if let Action::Exit(result) = action {
@@ -228,6 +235,7 @@ impl Supervisor {
     fn act(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::StartZygote { generation, preload } => {
+                self.view.incoming.store(generation, Relaxed);
                 let launch = self.launch(generation, preload);
                 if let Err(error) = self.children.start_zygote(&launch, &self.listeners) {
                     return Some(Event::ZygoteExited(generation, format!("could not be started: {error}")));
@@ -251,11 +259,18 @@ impl Supervisor {
             Action::Serving(generation) => self.serving(generation),
             Action::ReloadFailed(reason) => {
                 self.view.reloads_failed.fetch_add(1, Relaxed);
+                self.view.incoming.store(0, Relaxed);
+                self.view.note(Kind::Reload, &reason, None);
                 tracing::error!(site = self.site.name, "the reload failed, the last import serves on: {reason}");
                 notify::still_ready(&format!("serving {}; the last reload failed: {reason}", self.site.name));
             }
             Action::Warn(line) => tracing::warn!(site = self.site.name, "{line}"),
-            Action::Crashed(_) => self.view.count_restart(Restart::Crashed),
+            Action::Crashed(slot) => {
+                self.view.count_restart(Restart::Crashed);
+                if let Some((how, requests)) = self.dead.take() {
+                    self.view.note(Kind::Crash, &how, Some((slot, requests)));
+                }
+            }
             Action::Exit(_) => {}
         }
         None
@@ -274,6 +289,7 @@ impl Supervisor {
     }
 
     fn serving(&mut self, generation: Generation) {
+        self.view.incoming.store(0, Relaxed);
         let generation_before = self.view.generation.swap(generation, Relaxed);
         if generation_before > 0 {
             self.view.reloads.fetch_add(1, Relaxed);

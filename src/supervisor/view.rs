@@ -1,26 +1,38 @@
 //! What the admin listener shows of the supervisor's state.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::metrics::process::Process;
 use crate::metrics::render::{self, Facts, Format};
+use crate::metrics::report::{self, Kind};
 use crate::metrics::{Restart, Scoreboard, State};
 
 use super::memory::Memory;
+use super::status;
 
 /// A site's Python has to show progress within this many seconds to be alive.
-const PROGRESS: std::time::Duration = std::time::Duration::from_secs(10);
+const PROGRESS: Duration = Duration::from_secs(10);
+/// How many errors are remembered.
+pub const ERRORS: usize = 20;
 
 /// Written by the supervisor's loop, read by its admin listener.
 pub struct View {
     pub site: String,
     pub board: Scoreboard,
     pub generation: AtomicU64,
+    /// The import that is to take its place; 0: none is.
+    pub incoming: AtomicU64,
     pub reloads: AtomicU64,
     pub reloads_failed: AtomicU64,
     restarts: [AtomicU64; Restart::NAMES.len()],
-    memory: Memory,
+    pub memory: Memory,
     pub stopping: AtomicBool,
+    pub began: Instant,
+    /// What went wrong with workers and reloads: the oldest first.
+    errors: Mutex<VecDeque<report::Error>>,
 }
 
 /// One line of a probe.
@@ -36,10 +48,13 @@ impl View {
             memory: Memory::new(board),
             board,
             generation: AtomicU64::new(0),
+            incoming: AtomicU64::new(0),
             reloads: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
             restarts: Default::default(),
             stopping: AtomicBool::new(false),
+            began: Instant::now(),
+            errors: Mutex::default(),
         }
     }
 
@@ -47,12 +62,31 @@ impl View {
         self.restarts[why as usize].fetch_add(1, Relaxed);
     }
 
+    pub fn restarts(&self, why: Restart) -> u64 {
+        self.restarts[why as usize].load(Relaxed)
+    }
+
+    /// Remembers what went wrong; `worker`: with whom, and what it ran.
+    pub fn note(&self, kind: Kind, message: &str, worker: Option<(usize, Vec<report::Request>)>) {
+        let (worker, requests) = worker.map_or((None, Vec::new()), |(worker, requests)| (Some(worker), requests));
+        let time = status::time(jiff::Timestamp::now());
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        errors.push_back(report::Error { time, kind, message: message.into(), worker, requests });
+        if errors.len() > ERRORS {
+            errors.pop_front();
+        }
+    }
+
+    pub fn errors(&self) -> Vec<report::Error> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
     /// The supervisor answers, and the Python of every worker makes progress.
     pub fn live(&self) -> Vec<Check> {
-        let stuck = |slot: &crate::metrics::Slot| slot.is(State::Ready) && slot.since_beat() > PROGRESS;
+        let stuck = |slot: usize| self.board.slot(slot).is(State::Ready) && self.board.since_progress(slot) > PROGRESS;
         vec![
             Check { name: "supervisor", ok: true },
-            Check { name: "python", ok: !self.board.slots().iter().any(stuck) },
+            Check { name: "python", ok: !(0..self.board.slots().len()).any(stuck) },
         ]
     }
 

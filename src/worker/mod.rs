@@ -57,7 +57,7 @@ pub struct Birth {
 /// Serves until it is told to drain, then ends the process.
 pub fn run(birth: Birth) -> ! {
     let Birth { launch, control, listeners, board, slot, application } = birth;
-    let slot = board.slot(slot);
+    let (slot, activities) = (board.slot(slot), board.activities(slot));
     os::name_thread("atrio-worker");
     let pid = std::process::id() as i32;
     slot.occupy(pid, launch.generation, launch.settings.threads);
@@ -94,8 +94,7 @@ pub fn run(birth: Birth) -> ! {
             multiprocess: launch.workers > 1,
             env: &launch.settings.env,
         };
-        app_threads::start(py, launch.settings.threads, &application, shared, &constants)
-            .map_err(|error| traceback(py, &error))
+        app_threads::start(py, activities, &application, shared, &constants).map_err(|error| traceback(py, &error))
     });
     let threads = threads.unwrap_or_else(|error| fail(&format!("cannot start the app threads: {error}")));
     io.serve(shared);

@@ -13,8 +13,8 @@ use super::file_wrapper::FileWrapper;
 use super::log_stream::{self, traceback};
 use super::start_response::{More, StartResponse, own_item};
 
-/// Runs `application` on `job`, whatever comes of it; whether an exception escaped.
-pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box<Job>) -> bool {
+/// Runs `application` on `job`, whatever comes of it; the exception that escaped, in a word.
+pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box<Job>) -> Option<String> {
     let environ = environs.build(py, &job);
     let Job { parts, id, body, reply, .. } = *job;
     let _current = log_stream::current_request(&id);
@@ -30,10 +30,10 @@ pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box
         Err(error) => {
             let text = traceback(py, &error);
             tracing::error!(request_id = id.as_str(), "no environ could be made\n{}", text.trim_end());
-            return true;
+            return Some(error.to_string());
         }
     };
-    let Err(error) = respond(application, &environ, &response) else { return false };
+    let Err(error) = respond(application, &environ, &response) else { return None };
     let broken = input.is_some_and(|input| input.get().is_broken()) && error.is_instance_of::<PyConnectionError>(py);
     if response.get().is_abandoned() {
         tracing::debug!(request_id = id.as_str(), "the client has left");
@@ -46,9 +46,9 @@ pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box
         let (method, path, text) = (&parts.method, parts.uri.path(), traceback(py, &error));
         tracing::error!(request_id = id.as_str(), "{method} {path} failed\n{}", text.trim_end());
         response.get().fail();
-        return true;
+        return Some(error.to_string());
     }
-    false
+    None
 }
 
 fn respond(application: &Bound<PyAny>, environ: &Bound<PyDict>, response: &Bound<StartResponse>) -> PyResult<()> {
