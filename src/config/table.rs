@@ -87,7 +87,7 @@ pub static GROUPS: &[Group] = &[
         settings: &[
             setting("listen", Addresses, "0.0.0.0:8080", "where sites are served; also `unix:/path`, `fd:NAME`")
                 .else_from("PORT"),
-            setting("admin_listen", Addresses, "127.0.0.1:9090", "`/metrics /livez /readyz /startupz`; `off`")
+            setting("admin_listen", Addresses, "127.0.0.1:9090", "`/metrics /livez /readyz /startupz /status`; `off`")
                 .or("off"),
             setting("trusted_proxies", Networks, "127.0.0.1,::1", "whose X-Request-ID is believed; `off`")
                 .or("off")

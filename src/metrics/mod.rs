@@ -12,6 +12,7 @@ pub mod render;
 pub mod report;
 pub mod scoreboard;
 mod seqlock;
+pub mod units;
 
 pub use activity::Activity;
 pub use scoreboard::{Reject, Restart, Scoreboard, Slot, State};

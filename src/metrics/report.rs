@@ -46,6 +46,14 @@ pub struct Site {
     pub errors: Vec<Error>,
 }
 
+impl Site {
+    /// The app threads that have a request.
+    pub fn running(&self) -> impl Iterator<Item = (&Worker, &Thread)> {
+        let threads = self.workers.iter().flat_map(|worker| worker.threads.iter().map(move |thread| (worker, thread)));
+        threads.filter(|(_, thread)| thread.state != Doing::Idle)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Worker {
     /// Its number, as in `/metrics`.

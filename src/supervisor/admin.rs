@@ -66,13 +66,18 @@ async fn answer(request: &Request<Incoming>, view: &View) -> Response<Full<Bytes
             let format = Format::wanted(&accept(request));
             typed(Full::from(view.metrics(format).await), format.content_type())
         }
-        "/status" | "/status.json" => {
-            let report = status::report(view).await;
-            // A value of strings and numbers can be written as JSON.
-            let json = serde_json::to_vec(&report).unwrap_or_default();
-            let mut response = typed(Full::from(json), "application/json");
-            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        "/status" if !wants_json(&accept(request)) => {
+            let refreshes = !request.uri().query().is_some_and(|q| q.split('&').any(|part| part == "refresh=off"));
+            let (page, policy) = status::page(&status::report(view).await, refreshes);
+            let mut response = fresh(page.into(), "text/html; charset=utf-8");
+            if let Ok(policy) = HeaderValue::try_from(policy) {
+                response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+            }
             response
+        }
+        "/status" | "/status.json" => {
+            // A value of strings and numbers can be written as JSON.
+            fresh(serde_json::to_vec(&status::report(view).await).unwrap_or_default(), "application/json")
         }
         _ => text(StatusCode::NOT_FOUND, "here are /livez /readyz /startupz /metrics /status /status.json\n".into()),
     }
@@ -82,6 +87,35 @@ async fn answer(request: &Request<Incoming>, view: &View) -> Response<Full<Bytes
 fn accept<B>(request: &Request<B>) -> String {
     let values = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     values.collect::<Vec<_>>().join(",")
+}
+
+/// Whether a client that sends this `Accept` would rather have JSON than a page.
+fn wants_json(accept: &str) -> bool {
+    let quality = |kind: &str| {
+        let of_range = |range: &str| {
+            let mut parts = range.split(';').map(str::trim);
+            let is_kind = parts.next().is_some_and(|range| range.eq_ignore_ascii_case(kind));
+            let given = parts.find_map(|part| part.strip_prefix("q=")).map_or(1.0, |q| q.parse().unwrap_or(0.0));
+            if is_kind { given } else { 0.0 }
+        };
+        accept.split(',').map(of_range).fold(0.0, f64::max)
+    };
+    quality("application/json") > quality("text/html")
+}
+
+/// What is true now alone, and shown as what it is.
+fn fresh(body: Vec<u8>, kind: &'static str) -> Response<Full<Bytes>> {
+    let mut response = typed(Full::from(body), kind);
+    let headers = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::VARY, "accept"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    for (name, value) in headers {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// As Kubernetes' own probes answer: `ok`, or the checks and which of them failed.
@@ -114,4 +148,25 @@ fn typed(body: Full<Bytes>, kind: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_get_the_page_and_programs_that_ask_for_it_json() {
+        let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
+        for accept in ["", "*/*", browser, "text/html, application/json;q=0.9", "application/json;q=0"] {
+            assert!(!wants_json(accept), "{accept}");
+        }
+        for accept in [
+            "application/json",
+            "Application/JSON; q=0.5",
+            "application/json, text/html;q=0.5",
+            "a/b, application/json",
+        ] {
+            assert!(wants_json(accept), "{accept}");
+        }
+    }
 }

@@ -1,13 +1,16 @@
 """Drives Debian's headless Chromium by the DevTools protocol over a pair of pipes: no driver and no port."""
 
+import base64
 import fcntl
 import json
 import os
 import select
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
+import zlib
 
 from harness import eventually
 
@@ -102,6 +105,26 @@ class Chromium:
 
     def open(self, url):
         self.call("Page.navigate", url=url)
+
+    def look(self, width, height, scheme="light"):
+        """From now on the window has this size, of a phone if it is narrow, and the user this liking."""
+        phone = width < 600
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1 + phone, mobile=phone
+        )
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def screenshot(self, path):
+        """The whole page as a PNG; returns the colour of its first pixel."""
+        data = base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+        path.write_bytes(data)
+        chunks, at = b"", 8
+        while at < len(data):
+            (size,) = struct.unpack(">I", data[at : at + 4])
+            chunks += data[at + 8 : at + 8 + size] if data[at + 4 : at + 8] == b"IDAT" else b""
+            at += size + 12
+        # Whatever the filter of the first line, its first pixel is as it is.
+        return tuple(zlib.decompress(chunks)[1:4])
 
     def evaluate(self, expression):
         """The value of a JavaScript expression; of a promise, what it resolves to."""

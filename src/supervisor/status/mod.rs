@@ -1,5 +1,9 @@
 //! `/status`: what workers and app threads do now, for people and for programs.
 
+mod html;
+
+pub use html::page;
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::metrics::activity::thread_name;
