@@ -9,12 +9,14 @@ mod control;
 mod exit;
 mod healthcheck;
 mod http;
+mod instance;
 mod metrics;
 mod os;
 mod python;
 mod role;
 mod supervisor;
 mod telemetry;
+mod top;
 mod worker;
 mod wsgi;
 mod zygote;
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Ok(Role::Python(args)) => return python(role::python(name, args)),
         Ok(Role::Config(args)) => config(args),
         Ok(Role::Healthcheck(args)) => healthcheck(&args),
+        Ok(Role::Top(args)) => top(args),
         Ok(Role::Help) => print(&config::help()),
         Ok(Role::Version) => {
             print(&format!("atrio {} (Python {})\n", env!("CARGO_PKG_VERSION"), python::site::PYTHON_MINOR))
@@ -75,6 +78,13 @@ fn healthcheck(args: &[OsString]) -> Result<ExitCode, Failure> {
         },
         |()| ExitCode::SUCCESS,
     ))
+}
+
+fn top(mut args: Vec<OsString>) -> Result<ExitCode, Failure> {
+    let once = top::take_once(&mut args);
+    let shown = top::show(&load(&args)?.settings, once);
+    let text = shown.map_err(|reason| Failure::new(Code::Unavailable, reason))?;
+    text.map_or(Ok(ExitCode::SUCCESS), |text| print(&text))
 }
 
 fn python(start: python::interpreter::Start) -> ExitCode {

@@ -19,6 +19,7 @@ pub enum Role {
     Python(Vec<OsString>),
     Config(Vec<OsString>),
     Healthcheck(Vec<OsString>),
+    Top(Vec<OsString>),
     Help,
     Version,
 }
@@ -38,6 +39,7 @@ pub fn choose(name: &OsStr, args: Vec<OsString>) -> Result<Role, Failure> {
         b"serve" => Role::Serve(rest()),
         b"config" => Role::Config(rest()),
         b"healthcheck" => Role::Healthcheck(rest()),
+        b"top" => Role::Top(rest()),
         b"python" => Role::Python(rest()),
         b"pip" => pip(rest()),
         word if word == ZYGOTE.as_bytes() => Role::Zygote,
@@ -49,7 +51,7 @@ pub fn choose(name: &OsStr, args: Vec<OsString>) -> Result<Role, Failure> {
         _ if Path::new(first).exists() => Role::Python(args),
         _ => {
             let shown = first.to_string_lossy();
-            let known = ["serve", "config", "healthcheck", "python", "pip", "help"];
+            let known = ["serve", "config", "healthcheck", "top", "python", "pip", "help"];
             let near = known.iter().max_by(|a, b| strsim::jaro(a, &shown).total_cmp(&strsim::jaro(b, &shown)));
             let near = near.map_or(String::new(), |near| format!("; did you mean `atrio {near}`?"));
             return Err(Failure::new(Code::Usage, format!("`{shown}` is not a command{near} See: atrio --help")));

@@ -9,8 +9,8 @@ from harness import ROOT
 
 LAYERS = [
     {"main", "role"},
-    {"supervisor", "zygote", "healthcheck"},
-    {"worker"},
+    {"supervisor", "zygote", "healthcheck", "top"},
+    {"worker", "instance"},
     {"http", "wsgi", "python"},
     {"config", "control", "metrics", "os", "exit", "telemetry"},
 ]

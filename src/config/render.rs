@@ -21,6 +21,7 @@ Commands:
   serve       serve the sites (the default)
   config      show every setting and where its value came from; --format text, env, toml or json
   healthcheck ask the running instance whether it is ready: exit code 0 or 1
+  top         live view of the requests that run, workers and errors; --once: as text, once
   python …    the embedded interpreter, exactly as python3 …
   pip …       pip for the embedded interpreter
   --help      this text
