@@ -19,7 +19,7 @@ WARM_UP = 0.2
 MAX_GROWTH = 1.10
 SLACK = 4
 """What may come and go: connections of clients that have just left, threads that write files."""
-BODY = bytes(300_000)
+BODY = bytes(2_000_000)
 POST = b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
 
 
@@ -33,7 +33,7 @@ def hello(server):
 
 def upload(server):
     with server.connect() as c:
-        for size in (10, 5_000, 100_000, 300_000):
+        for size in (10, 5_000, 100_000, 300_000, len(BODY)):
             assert c.request("/upload", method="POST", body=BODY[:size]).text == str(size)
 
 
@@ -51,7 +51,8 @@ def fail(server):
 
 def vanish_in_request(server):
     with server.connect() as c:
-        c.send(random.choice([b"GET / HT", POST % 1000 + b"a" * 10, POST % 300_000 + b"a" * 290_000]))
+        size = random.choice([1000, 300_000, len(BODY)])
+        c.send(random.choice([b"GET / HT", POST % size + BODY[: random.randrange(size)]]))
 
 
 def vanish_in_response(server):
@@ -62,7 +63,8 @@ def vanish_in_response(server):
             c.more()
 
 
-LOADS = [hello, upload, stream, slow, fail, vanish_in_request, vanish_in_response]
+LOADS = {hello: 20, upload: 5, stream: 1, slow: 1, fail: 1, vanish_in_request: 1, vanish_in_response: 1}
+"""And how many requests each makes."""
 
 
 def sample(server):
@@ -76,7 +78,7 @@ def sample(server):
 
 
 def main(minutes):
-    done = {load.__name__: 0 for load in LOADS}
+    requests = {load.__name__: 0 for load in LOADS}
     errors = []
     with Atrio("soak", threads=4, access_log="off", log="off", keepalive_timeout="5s") as server:
         end = time.monotonic() + minutes * 60
@@ -84,10 +86,10 @@ def main(minutes):
         def client(seed):
             pick = random.Random(seed)
             while time.monotonic() < end and not errors:
-                load = pick.choice(LOADS)
+                load = pick.choice([*LOADS])
                 try:
                     load(server)
-                    done[load.__name__] += 1
+                    requests[load.__name__] += LOADS[load]
                 except (AssertionError, EOFError, OSError, ValueError) as error:
                     errors.append(f"{load.__name__}: {error!r}")
 
@@ -102,7 +104,7 @@ def main(minutes):
         for thread in threads:
             thread.join()
         samples.append(sample(server))
-        print(samples[-1], done, flush=True)
+        print(samples[-1], requests, sum(requests.values()), flush=True)
     assert not errors, errors
     settled = samples[int(len(samples) * WARM_UP)]
     grown = [
