@@ -107,4 +107,10 @@ impl Lead {
     pub fn resign(&mut self) {
         *self = Lead { steps: self.steps, ..Lead::default() };
     }
+
+    /// All that what comes next depends on.
+    #[cfg(test)]
+    pub fn summary(&self) -> impl std::fmt::Debug + use<> {
+        (self.leader, self.away, self.steps == self.seen, self.idle_looks.min(IDLE_LOOKS), self.watched)
+    }
 }

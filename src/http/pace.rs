@@ -8,7 +8,7 @@ pub const QUICK: Duration = Duration::from_millis(1);
 /// How many quick requests in a row it takes after a slow one to be taken for quick again.
 const PATIENCE: u32 = 32;
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Pace(AtomicU32);
 
 impl Pace {
@@ -23,5 +23,11 @@ impl Pace {
 
     pub fn is_quick(&self) -> bool {
         self.0.load(Relaxed) == 0
+    }
+
+    /// So many quick requests are to come until the site is taken for quick.
+    #[cfg(test)]
+    pub fn set(&self, left: u32) {
+        self.0.store(left, Relaxed);
     }
 }

@@ -1,5 +1,5 @@
-//! The queue's calls in every order that threads could make them in: each is one step under the lock, so a walk through random
-//! orders on one thread meets what several threads would.
+//! The queue's calls in the orders that threads could make them in: each is one step under the lock, so a walk on one thread meets what
+//! several threads would. Long walks take random orders; [`model`] takes all that a few threads and requests have.
 
 use tokio::sync::oneshot;
 
@@ -15,6 +15,9 @@ use crate::metrics::Scoreboard;
 
 use super::*;
 
+#[path = "queue_model.rs"]
+mod model;
+
 const PATIENT: Duration = Duration::from_secs(60);
 
 pub fn slot() -> &'static Slot {
@@ -23,6 +26,10 @@ pub fn slot() -> &'static Slot {
 
 /// A request, and where its answer comes.
 pub fn job(engine: &'static Engine) -> (Box<Job>, oneshot::Receiver<Outcome>) {
+    arrived(engine, Instant::now())
+}
+
+fn arrived(engine: &'static Engine, at: Instant) -> (Box<Job>, oneshot::Receiver<Outcome>) {
     let (parts, ()) = http::Request::new(()).into_parts();
     let (sender, receiver) = oneshot::channel();
     let job = Job {
@@ -31,13 +38,31 @@ pub fn job(engine: &'static Engine) -> (Box<Job>, oneshot::Receiver<Outcome>) {
         body: RequestBody::Memory(Chunks::default()),
         connection: Arc::new(Connection::new(None, &Bound::Unix("".into()), false, false)),
         id: RequestId::random(),
-        reply: Reply::new(sender, engine, Instant::now()),
+        reply: Reply::new(sender, engine, at),
     };
     (Box::new(job), receiver)
 }
 
 pub fn answer(job: Job) {
     job.reply.whole(head(http::StatusCode::OK, http::HeaderMap::new()), bytes::Bytes::new());
+}
+
+/// What happens where several things could.
+trait Choice {
+    /// A number below `count`.
+    fn below(&mut self, count: usize) -> usize;
+    /// What happens once in `often` times.
+    fn rarely(&mut self, often: usize) -> bool;
+}
+
+impl Choice for fastrand::Rng {
+    fn below(&mut self, count: usize) -> usize {
+        self.usize(..count)
+    }
+
+    fn rarely(&mut self, often: usize) -> bool {
+        self.usize(..often) == 0
+    }
 }
 
 /// What a simulated app thread is at.
@@ -60,34 +85,41 @@ enum Io {
 }
 
 /// A worker without a runtime: its threads take their steps when they are told to.
-struct Walk {
+struct Walk<C> {
     queue: Queue,
     engine: &'static Engine,
     apps: Vec<(App, Arc<Sleeper>)>,
     io: (Io, Arc<Sleeper>),
-    random: fastrand::Rng,
+    choice: C,
+    /// Requests that may still come.
+    left: usize,
     pushed: usize,
     taken: usize,
 }
 
-impl Walk {
-    fn new(threads: usize, seed: u64) -> Self {
+impl<C: Choice> Walk<C> {
+    fn new(engine: &'static Engine, slot: &'static Slot, threads: usize, requests: usize, choice: C) -> Self {
         let report = Report::default();
         Walk {
-            queue: Queue::new(1000, slot()),
-            engine: Engine::new(1, slot()).unwrap(),
+            queue: Queue::new(1000, slot),
+            engine,
             apps: (0..threads).map(|_| (App::Taking(report), Sleeper::new())).collect(),
             io: (Io::Driving, Sleeper::new()),
-            random: fastrand::Rng::with_seed(seed),
+            choice,
+            left: requests,
             pushed: 0,
             taken: 0,
         }
     }
 
     /// A turn of the runtime; true: the thread that drives is relieved.
-    fn turn(&mut self, quiet: bool) -> bool {
-        for _ in 0..if quiet { 0 } else { self.random.usize(..3) } {
-            if self.queue.push(job(self.engine).0).is_ok() {
+    fn turn(&mut self) -> bool {
+        let new = self.choice.below(self.left.min(2) + 1);
+        self.left -= new;
+        for _ in 0..new {
+            // Whoever looks after the queue finds that it is late.
+            let at = Instant::now().checked_sub(QUICK).unwrap_or_else(Instant::now);
+            if self.queue.push(arrived(self.engine, at).0).is_ok() {
                 self.pushed += 1;
             }
         }
@@ -99,11 +131,12 @@ impl Walk {
         !self.apps.iter().any(|(app, _)| matches!(app, App::Driving | App::Leaving))
     }
 
-    /// One step of one thread; false: it can take none. `quiet`: nothing new comes.
-    fn step(&mut self, thread: usize, quiet: bool) -> bool {
+    /// One step of one thread; false: nothing has come of it.
+    fn step(&mut self, thread: usize) -> bool {
         if thread == self.apps.len() {
-            return self.step_io(quiet);
+            return self.step_io();
         }
+        let before = self.left;
         let (app, sleeper) = self.apps[thread].clone();
         let next = match app {
             App::Taking(report) => {
@@ -123,15 +156,16 @@ impl Walk {
                 }
             }
             App::Running(report) => {
-                let (asides, slow, enough) = (self.random.u8(..20) == 0, self.random.u8(..20) == 0, self.random.bool());
+                let (asides, slow, enough) =
+                    (self.choice.rarely(20), self.choice.rarely(20), self.choice.below(2) == 0);
                 if asides {
                     self.queue.resign();
                 }
                 App::Taking(Report { ran: Some(slow), enough, ..report })
             }
             App::Driving => {
-                if !self.turn(quiet) {
-                    return !quiet;
+                if !self.turn() {
+                    return self.left < before;
                 }
                 App::Leaving
             }
@@ -153,25 +187,28 @@ impl Walk {
         true
     }
 
-    fn step_io(&mut self, quiet: bool) -> bool {
+    fn step_io(&mut self) -> bool {
+        let before = self.left;
         let (io, sleeper) = self.io.clone();
         let next = match io {
             Io::Driving if !self.is_free() => return false,
             Io::Driving => {
-                self.turn(quiet);
+                self.turn();
                 let relieved = self.queue.is_relieved();
                 match self.queue.successor().filter(|_| relieved) {
                     Some(successor) => {
                         successor.call();
                         Io::Watching
                     }
-                    None => return !quiet,
+                    None => return self.left < before,
                 }
             }
             Io::Watching => match self.queue.look(&sleeper) {
                 Watch::Lead => Io::Driving,
                 Watch::Sleep => Io::Asleep,
-                Watch::Stuck if self.random.bool() && self.queue.take_over(self.random.bool()) => Io::Driving,
+                Watch::Stuck if self.choice.below(2) == 0 && self.queue.take_over(self.choice.below(2) == 0) => {
+                    Io::Driving
+                }
                 Watch::Stuck | Watch::Again => Io::Watching,
             },
             Io::Asleep if sleeper.is_called() => Io::Watching,
@@ -203,19 +240,21 @@ impl Walk {
 
 #[test]
 fn nothing_is_lost_and_one_thread_drives_whatever_the_order_of_steps() {
+    let engine = Engine::new(1, slot()).unwrap();
     for seed in 0..60 {
         let threads = 1 + seed as usize % 4;
-        let mut walk = Walk::new(threads, seed);
+        let mut walk = Walk::new(engine, slot(), threads, usize::MAX, fastrand::Rng::with_seed(seed));
         for _ in 0..4000 {
-            let thread = walk.random.usize(..=threads);
-            walk.step(thread, false);
+            let thread = walk.choice.below(threads + 1);
+            walk.step(thread);
             walk.check();
         }
         // Nothing new comes: what was pushed is taken, by threads that nobody but each other wakes.
+        walk.left = 0;
         let mut idle = 0;
         while idle < 50 * (threads + 1) {
-            let thread = walk.random.usize(..=threads);
-            let moved = walk.step(thread, true);
+            let thread = walk.choice.below(threads + 1);
+            let moved = walk.step(thread);
             walk.check();
             let watching = thread == threads && walk.io.0 == Io::Watching;
             idle = if moved && !watching { 0 } else { idle + 1 };
@@ -223,8 +262,8 @@ fn nothing_is_lost_and_one_thread_drives_whatever_the_order_of_steps() {
         assert_eq!(walk.pushed, walk.taken, "seed {seed}");
         walk.queue.close();
         for _ in 0..1000 {
-            let thread = walk.random.usize(..=threads);
-            walk.step(thread, true);
+            let thread = walk.choice.below(threads + 1);
+            walk.step(thread);
         }
         assert!(walk.apps.iter().all(|(app, _)| *app == App::Left), "seed {seed}: {:?}", walk.apps[0].0);
         assert_eq!(walk.io.0, Io::Driving, "seed {seed}");
