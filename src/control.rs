@@ -20,8 +20,9 @@ use crate::os;
 /// The descriptor numbers under which a zygote finds what its supervisor gives it.
 pub const CONTROL_FD: i32 = 3;
 pub const SCOREBOARD_FD: i32 = 4;
+pub const SITE_METRICS_FD: i32 = 5;
 /// The first of the listening sockets, in the order of [`Launch::listeners`].
-pub const LISTENERS_FD: i32 = 5;
+pub const LISTENERS_FD: i32 = 6;
 
 /// The largest message: settings with a long `PYTHONPATH` and environment, or a long traceback.
 const LIMIT: usize = 128 * 1024;

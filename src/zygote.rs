@@ -7,13 +7,16 @@ use nix::sys::stat::{Mode, umask};
 use pyo3::prelude::*;
 
 use crate::config::Preload;
-use crate::control::{CONTROL_FD, Channel, FromZygote, ImportError, LISTENERS_FD, Launch, SCOREBOARD_FD, ToZygote};
+use crate::control::{
+    CONTROL_FD, Channel, FromZygote, ImportError, LISTENERS_FD, Launch, SCOREBOARD_FD, SITE_METRICS_FD, ToZygote,
+};
 use crate::exit::{Code, Failure};
-use crate::metrics::Scoreboard;
+use crate::metrics::{Scoreboard, SiteMetrics};
 use crate::os;
 use crate::python::interpreter::{self, Start};
 use crate::python::requirements::{self, Installed};
 use crate::python::site;
+use crate::python::site_metrics;
 use crate::telemetry;
 use crate::worker::{self, Birth};
 
@@ -23,6 +26,7 @@ pub fn run() -> Result<(), Failure> {
     let fd = |number| os::inherited(number).map_err(|e| Failure::os("the supervisor's descriptors are not here", e));
     let control = Channel::new(fd(CONTROL_FD)?);
     let board = fd(SCOREBOARD_FD)?;
+    let metrics = fd(SITE_METRICS_FD)?;
     let gone = |error| Failure::os("the control socket failed", error);
     let Some((launch, _)) = control.receive::<Launch>().map_err(gone)? else { return Ok(()) };
     let supervisor = nix::unistd::getppid();
@@ -36,6 +40,8 @@ pub fn run() -> Result<(), Failure> {
     }
     let board = Scoreboard::open(board.as_fd(), launch.slots, launch.settings.threads)
         .map_err(|e| Failure::os("cannot map the scoreboard", e))?;
+    let metrics = SiteMetrics::open(metrics.as_fd(), launch.slots)
+        .map_err(|e| Failure::os("cannot map the site's metrics", e))?;
     let listeners: Vec<OwnedFd> =
         (0..launch.listeners.len()).map(|i| fd(LISTENERS_FD + i as i32)).collect::<Result<_, _>>()?;
 
@@ -44,8 +50,9 @@ pub fn run() -> Result<(), Failure> {
     if !os::die_with_parent(supervisor).map_err(|e| Failure::os("cannot follow the supervisor", e))? {
         return Ok(());
     }
-    let begun =
-        installed.map_err(ImportError::from).and_then(|installed| Ok((begin(&launch, installed.as_ref())?, installed)));
+    let begun = installed
+        .map_err(ImportError::from)
+        .and_then(|installed| Ok((begin(&launch, metrics, installed.as_ref())?, installed)));
     let (application, installed) = match begun {
         Ok(begun) => begun,
         Err(error) => {
@@ -94,7 +101,11 @@ struct Imported {
 }
 
 /// Starts Python and, with preload, imports the site.
-fn begin(launch: &Launch, installed: Option<&Installed>) -> Result<Option<Imported>, ImportError> {
+fn begin(
+    launch: &Launch,
+    metrics: SiteMetrics,
+    installed: Option<&Installed>,
+) -> Result<Option<Imported>, ImportError> {
     let Launch { settings, site, .. } = launch;
     let failed = |advice: String| ImportError { advice, code: Code::Config };
     let venv = site::venv(settings, site)?;
@@ -105,6 +116,7 @@ fn begin(launch: &Launch, installed: Option<&Installed>) -> Result<Option<Import
     Python::attach(|py| {
         site::prepare(py, settings, site, installed.map(Installed::folder))
             .and_then(|()| tell_children(py, venv))
+            .and_then(|()| site_metrics::install(py, metrics, launch.generation))
             .map_err(|error| failed(format!("Python cannot be prepared for the site: {error}")))?;
         if !launch.preload {
             return Ok(None);

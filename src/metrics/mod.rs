@@ -2,7 +2,7 @@
 //!
 //! [`scoreboard`] is the shared memory that workers write; [`render`] is the one table of metrics, in Prometheus' text format or, by
 //! [`openmetrics`], in OpenMetrics'. A counter belongs to a slot, not to the process that uses it: it goes on where the last
-//! worker of that slot left it, so nothing goes backwards when a worker dies.
+//! worker of that slot left it, so nothing goes backwards when a worker dies. [`site`] is the same for the metrics that a site has itself.
 
 pub mod activity;
 pub mod histogram;
@@ -12,7 +12,9 @@ pub mod render;
 pub mod report;
 pub mod scoreboard;
 mod seqlock;
+pub mod site;
 pub mod units;
 
 pub use activity::Activity;
 pub use scoreboard::{Reject, Restart, Scoreboard, Slot, State};
+pub use site::SiteMetrics;

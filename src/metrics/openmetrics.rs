@@ -9,27 +9,41 @@ use prometheus::proto::{LabelPair, MetricFamily, MetricType};
 /// Base units that a name may end in.
 const UNITS: [&str; 2] = ["seconds", "bytes"];
 
-pub fn encode(families: &[MetricFamily]) -> String {
-    let mut out = String::with_capacity(16 * 1024);
+/// Behind the last family.
+pub const END: &str = "# EOF\n";
+
+pub fn encode(families: &[MetricFamily], out: &mut String) {
     for family in families {
         // Writing to a String cannot fail.
-        let _ = write_family(&mut out, family);
+        let _ = write_family(out, family);
     }
-    out.push_str("# EOF\n");
-    out
+}
+
+/// The base unit of a family, by its name.
+pub fn unit(name: &str) -> Option<&'static str> {
+    UNITS.into_iter().find(|unit| name.strip_suffix(unit).is_some_and(|rest| rest.ends_with('_')))
+}
+
+/// The word for a kind of family.
+pub fn word(kind: MetricType) -> &'static str {
+    match kind {
+        MetricType::COUNTER => "counter",
+        MetricType::HISTOGRAM => "histogram",
+        _ => "gauge",
+    }
+}
+
+/// The name of a family: a counter's samples end in `_total`, its name does not.
+pub fn name(family: &MetricFamily) -> &str {
+    let is_counter = family.get_field_type() == MetricType::COUNTER;
+    if is_counter { family.name().trim_end_matches("_total") } else { family.name() }
 }
 
 fn write_family(out: &mut String, family: &MetricFamily) -> std::fmt::Result {
     let kind = family.get_field_type();
-    // A counter's samples end in `_total`, its name does not.
-    let name = if kind == MetricType::COUNTER { family.name().trim_end_matches("_total") } else { family.name() };
-    let word = match kind {
-        MetricType::COUNTER => "counter",
-        MetricType::HISTOGRAM => "histogram",
-        _ => "gauge",
-    };
-    writeln!(out, "# TYPE {name} {word}")?;
-    if let Some(unit) = UNITS.iter().find(|unit| name.strip_suffix(**unit).is_some_and(|rest| rest.ends_with('_'))) {
+    let name = name(family);
+    writeln!(out, "# TYPE {name} {}", word(kind))?;
+    if let Some(unit) = unit(name) {
         writeln!(out, "# UNIT {name} {unit}")?;
     }
     writeln!(out, "# HELP {name} {}", escape(family.help()))?;
@@ -74,6 +88,7 @@ fn write_labels(out: &mut String, labels: &[LabelPair], le: Option<f64>) -> std:
     }
 }
 
-fn escape(text: &str) -> String {
+/// The text of a help or of a label's value.
+pub fn escape(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
+use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram as Proto, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{Encoder, TextEncoder};
 
 use super::histogram::{Bounds, Histogram, INNER_BOUNDS, REQUEST_BOUNDS};
 use super::openmetrics;
 use super::process::Process;
 use super::scoreboard::{Labels, Reject, Restart, Slot, State};
+use super::site::{self, SiteMetrics};
 
 /// What only the supervisor knows.
 pub struct Facts<'a> {
@@ -91,18 +92,27 @@ const HISTOGRAMS: [(&str, &str, Read<Histogram>); 4] = [
     ("atrio_write_seconds", "Time from the answer to a request until the kernel had all of it.", |s| &s.write),
 ];
 
-/// All metrics.
-pub fn metrics(slots: &[Slot], facts: &Facts, format: Format) -> Vec<u8> {
-    if format == Format::OpenMetrics {
-        return openmetrics::encode(&families(slots, facts)).into_bytes();
+/// All metrics: Atrio's, then the site's. With the names of those of the site that are left out, for something else has their names.
+pub fn metrics(slots: &[Slot], own: SiteMetrics, facts: &Facts, format: Format) -> (String, Vec<String>) {
+    let families = families(slots, own, facts);
+    let names = families
+        .iter()
+        .flat_map(|family| site::sample_names(openmetrics::word(family.get_field_type()), openmetrics::name(family)));
+    let taken = names.collect();
+    let mut out = String::with_capacity(16 * 1024);
+    match format {
+        Format::OpenMetrics => openmetrics::encode(&families, &mut out),
+        // Writing to a String cannot fail, and every family has samples and a name.
+        Format::Text => drop(TextEncoder::new().encode_utf8(&families, &mut out)),
     }
-    let mut out = Vec::with_capacity(16 * 1024);
-    // Writing to memory cannot fail, and every family below has samples and a name.
-    let _ = TextEncoder::new().encode(&families(slots, facts), &mut out);
-    out
+    let dropped = site::expose(&mut out, own, taken, format);
+    if format == Format::OpenMetrics {
+        out.push_str(openmetrics::END);
+    }
+    (out, dropped)
 }
 
-fn families(slots: &[Slot], facts: &Facts) -> Vec<MetricFamily> {
+fn families(slots: &[Slot], own: SiteMetrics, facts: &Facts) -> Vec<MetricFamily> {
     let site = || label("site", facts.site);
     let mut all = vec![family(
         "http_server_request_duration_seconds",
@@ -184,6 +194,12 @@ fn families(slots: &[Slot], facts: &Facts) -> Vec<MetricFamily> {
         "The import of the site that serves.",
         MetricType::GAUGE,
         vec![gauge(vec![site()], facts.generation as f64)],
+    ));
+    all.push(family(
+        "atrio_site_metrics_dropped_total",
+        "Values of the site's own metrics that there was no room for.",
+        MetricType::COUNTER,
+        vec![counter(vec![site()], own.dropped() as f64)],
     ));
     let build = vec![
         label("version", env!("CARGO_PKG_VERSION")),
@@ -339,7 +355,8 @@ mod tests {
             process: Process::default(),
             python: "3.13.5",
         };
-        let text = String::from_utf8(metrics(board.slots(), &facts, Format::Text)).unwrap();
+        let (_fd, own) = SiteMetrics::create(2).unwrap();
+        let (text, _) = metrics(board.slots(), own, &facts, Format::Text);
         let labels =
             r#"site="shop",http_request_method="GET",http_response_status_code="200",network_protocol_version="1.1""#;
         for line in [

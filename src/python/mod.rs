@@ -8,3 +8,4 @@ mod pip;
 mod pip_errors;
 pub mod requirements;
 pub mod site;
+pub mod site_metrics;

@@ -14,7 +14,8 @@ use nix::unistd::Pid;
 use tokio::sync::mpsc;
 
 use crate::control::{
-    AsyncChannel, CONTROL_FD, FromWorker, FromZygote, LISTENERS_FD, Launch, SCOREBOARD_FD, ToWorker, ToZygote,
+    AsyncChannel, CONTROL_FD, FromWorker, FromZygote, LISTENERS_FD, Launch, SCOREBOARD_FD, SITE_METRICS_FD, ToWorker,
+    ToZygote,
 };
 use crate::os;
 
@@ -50,10 +51,16 @@ struct Worker {
     channel: Arc<AsyncChannel>,
 }
 
+/// What every process of the site writes to.
+pub struct SharedMemory {
+    pub scoreboard: OwnedFd,
+    pub site_metrics: OwnedFd,
+}
+
 pub struct Children {
     /// Whom they run as, if not as the supervisor.
     identity: Option<Identity>,
-    scoreboard: OwnedFd,
+    memory: SharedMemory,
     reports: mpsc::UnboundedSender<Report>,
     zygotes: BTreeMap<Generation, Zygote>,
     workers: BTreeMap<Slot, Worker>,
@@ -66,10 +73,10 @@ pub struct Children {
 }
 
 impl Children {
-    pub fn new(scoreboard: OwnedFd, reports: mpsc::UnboundedSender<Report>, identity: Option<Identity>) -> Self {
+    pub fn new(memory: SharedMemory, reports: mpsc::UnboundedSender<Report>, identity: Option<Identity>) -> Self {
         Children {
             identity,
-            scoreboard,
+            memory,
             reports,
             zygotes: BTreeMap::new(),
             workers: BTreeMap::new(),
@@ -81,7 +88,11 @@ impl Children {
 
     pub fn start_zygote(&mut self, launch: &Launch, listeners: &[Listener]) -> io::Result<()> {
         let (ours, theirs) = os::seqpacket_pair()?;
-        let mut fds = vec![(theirs, CONTROL_FD), (os::duplicate(&self.scoreboard)?, SCOREBOARD_FD)];
+        let mut fds = vec![
+            (theirs, CONTROL_FD),
+            (os::duplicate(&self.memory.scoreboard)?, SCOREBOARD_FD),
+            (os::duplicate(&self.memory.site_metrics)?, SITE_METRICS_FD),
+        ];
         for (listener, number) in listeners.iter().zip(LISTENERS_FD..) {
             fds.push((os::duplicate(&listener.fd)?, number));
         }

@@ -28,10 +28,10 @@ use crate::config::{Preload, Settings};
 use crate::control::{FromWorker, FromZygote, Launch, Site};
 use crate::exit::{Code, Failure};
 use crate::metrics::report::{Kind, Request};
-use crate::metrics::{Restart, Scoreboard};
+use crate::metrics::{Restart, Scoreboard, SiteMetrics};
 use crate::os;
 
-use children::{Children, Report};
+use children::{Children, Report, SharedMemory};
 use cpus::Cpus;
 use fleet::Fleet;
 use identity::Identity;
@@ -118,8 +118,10 @@ impl Supervisor {
             count
         });
         let slots = workers * SLOTS;
-        let (memory, board) =
-            Scoreboard::create(slots, settings.threads).map_err(|e| Failure::os("cannot share memory", e))?;
+        let no_memory = |error| Failure::os("cannot share memory", error);
+        let (scoreboard, board) = Scoreboard::create(slots, settings.threads).map_err(no_memory)?;
+        let (site_metrics, metrics) = SiteMetrics::create(slots).map_err(no_memory)?;
+        let memory = SharedMemory { scoreboard, site_metrics };
         let (sender, reports) = mpsc::unbounded_channel();
         let policy = Policy {
             workers,
@@ -129,7 +131,7 @@ impl Supervisor {
             drain_timeout: settings.drain_timeout,
         };
         Ok(Supervisor {
-            view: Arc::new(View::new(site.name.clone(), board)),
+            view: Arc::new(View::new(site.name.clone(), board, metrics)),
             fleet: Fleet::new(policy),
             children: Children::new(memory, sender, identity),
             dead: None,
@@ -154,6 +156,7 @@ impl Supervisor {
                 if let Event::WorkerExited(slot, how) = &event {
                     self.dead = Some((how.clone(), status::running(self.view.board, *slot)));
                     self.view.board.vacate(*slot);
+                    self.view.site_metrics.bury(*slot);
                 }
                 for action in self.fleet.on(self.began.elapsed(), event) {
                     if let Action::Exit(result) = action {

@@ -1,6 +1,6 @@
 //! What the admin listener shows of the supervisor's state.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::metrics::process::Process;
 use crate::metrics::render::{self, Facts, Format};
 use crate::metrics::report::{self, Kind};
-use crate::metrics::{Restart, Scoreboard, State};
+use crate::metrics::{Restart, Scoreboard, SiteMetrics, State};
 
 use super::memory::Memory;
 use super::status;
@@ -22,6 +22,9 @@ pub const ERRORS: usize = 20;
 pub struct View {
     pub site: String,
     pub board: Scoreboard,
+    pub site_metrics: SiteMetrics,
+    /// Metrics of the site that are not shown, as the log has said.
+    not_shown: Mutex<HashSet<String>>,
     pub generation: AtomicU64,
     /// The import that is to take its place; 0: none is.
     pub incoming: AtomicU64,
@@ -42,11 +45,13 @@ pub struct Check {
 }
 
 impl View {
-    pub fn new(site: String, board: Scoreboard) -> Self {
+    pub fn new(site: String, board: Scoreboard, site_metrics: SiteMetrics) -> Self {
         View {
             site,
             memory: Memory::new(board),
             board,
+            site_metrics,
+            not_shown: Mutex::default(),
             generation: AtomicU64::new(0),
             incoming: AtomicU64::new(0),
             reloads: AtomicU64::new(0),
@@ -104,7 +109,7 @@ impl View {
     }
 
     /// `/metrics`.
-    pub async fn metrics(&self, format: Format) -> Vec<u8> {
+    pub async fn metrics(&self, format: Format) -> String {
         let facts = Facts {
             site: &self.site,
             generation: self.generation.load(Relaxed),
@@ -115,6 +120,15 @@ impl View {
             process: Process::this(),
             python: env!("ATRIO_PYTHON"),
         };
-        render::metrics(self.board.slots(), &facts, format)
+        let (text, dropped) = render::metrics(self.board.slots(), self.site_metrics, &facts, format);
+        for name in dropped {
+            if self.not_shown.lock().is_ok_and(|mut known| known.insert(name.clone())) {
+                tracing::warn!(
+                    site = self.site,
+                    "the site's metric {name} is not in /metrics: another one has its name, Atrio's or the site's; rename it"
+                );
+            }
+        }
+        text
     }
 }

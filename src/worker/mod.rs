@@ -21,7 +21,7 @@ use crate::http::engine::Engine;
 use crate::http::service::Shared;
 use crate::metrics::{Scoreboard, Slot};
 use crate::os;
-use crate::python::{app_threads, site};
+use crate::python::{app_threads, site, site_metrics};
 use crate::telemetry;
 use crate::wsgi::environ::Constants;
 use crate::wsgi::log_stream::traceback;
@@ -56,11 +56,12 @@ pub struct Birth {
 
 /// Serves until it is told to drain, then ends the process.
 pub fn run(birth: Birth) -> ! {
-    let Birth { launch, control, listeners, board, slot, application } = birth;
-    let (slot, activities) = (board.slot(slot), board.activities(slot));
+    let Birth { launch, control, listeners, board, slot: number, application } = birth;
+    let (slot, activities) = (board.slot(number), board.activities(number));
     os::name_thread("atrio-worker");
     let pid = std::process::id() as i32;
     slot.occupy(pid, launch.generation, launch.settings.threads);
+    Python::attach(|_| site_metrics::occupy(number));
     let (drain_sender, drain) = watch::channel(false);
     let (finished, done) = mpsc::channel();
     // At once, and not by way of the I/O thread: who dies early is known by name.
