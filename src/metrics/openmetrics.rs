@@ -1,6 +1,6 @@
 //! The same families in OpenMetrics' text format, version 1.0, that the `prometheus` crate does not write.
 //!
-//! Where a bucket's line ends an exemplar may stand; there are none yet.
+//! Where a bucket's line ends an exemplar may stand; those of Atrio's own families have none yet.
 
 use std::fmt::Write;
 

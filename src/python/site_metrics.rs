@@ -12,6 +12,7 @@ use pyo3::types::{PyDict, PyString};
 
 use crate::metrics::SiteMetrics;
 use crate::metrics::site::series::{self, Key, Kind};
+use crate::metrics::site::{Entry, exemplar};
 
 /// Makes [`Value`] the class of values, once the package is imported. The loader of a module may be that of others, too (zipimport).
 const HOOK: &std::ffi::CStr = cr#"
@@ -153,10 +154,31 @@ impl Drop for Gauge {
 }
 
 enum Store {
-    Shared(&'static AtomicU64),
+    Shared(Shared),
     Gauge(Arc<Gauge>),
     /// Of this process alone: there is no room for it, or nothing is known of its type.
     Own(AtomicU64),
+}
+
+/// A value of all workers together.
+struct Shared {
+    cell: &'static AtomicU64,
+    entry: Entry,
+    /// Where its exemplar is, once it has had one; `None` if there was no room for that.
+    exemplar: OnceLock<Option<&'static [AtomicU64]>>,
+}
+
+impl Shared {
+    fn of(entry: Entry) -> Option<Self> {
+        Some(Shared { cell: entry.cells().first()?, entry, exemplar: OnceLock::new() })
+    }
+
+    fn set_exemplar(&self, text: &str) {
+        let cells = || SHARED.get().and_then(|(metrics, _)| metrics.exemplar(self.entry).ok());
+        if let Some(cells) = self.exemplar.get_or_init(cells) {
+            exemplar::store(cells, text);
+        }
+    }
 }
 
 /// A value as `prometheus_client` uses them.
@@ -169,7 +191,7 @@ pub struct Value {
 impl Value {
     fn cell(&self) -> &AtomicU64 {
         match &self.store {
-            Store::Shared(cell) => cell,
+            Store::Shared(shared) => shared.cell,
             Store::Gauge(gauge) => gauge.value(),
             Store::Own(cell) => cell,
         }
@@ -227,8 +249,11 @@ impl Value {
         series::value(self.cell())
     }
 
-    fn set_exemplar(&self, exemplar: Py<PyAny>) {
-        let before = self.exemplar().replace(exemplar);
+    fn set_exemplar(&self, exemplar: &Bound<PyAny>) {
+        if let (Store::Shared(shared), Ok(text)) = (&self.store, exemplar_text(exemplar)) {
+            shared.set_exemplar(&text);
+        }
+        let before = self.exemplar().replace(exemplar.clone().unbind());
         // Not within the lock: what ends with it may run Python.
         drop(before);
     }
@@ -241,10 +266,10 @@ impl Value {
 /// Where a value is kept, if there is room.
 fn store(kind: Kind, key: Key, help: &str) -> Option<Store> {
     let (metrics, generation) = *SHARED.get()?;
-    let cells = metrics.declare(kind, &key.name, help, generation).and_then(|()| metrics.cells(kind, &key));
-    match cells {
-        Ok(cells) if matches!(kind, Kind::Gauge(_)) => Gauge::of(cells).map(Store::Gauge),
-        Ok(cells) => cells.first().map(Store::Shared),
+    let entry = metrics.declare(kind, &key.name, help, generation).and_then(|()| metrics.value(kind, &key));
+    match entry {
+        Ok(entry) if matches!(kind, Kind::Gauge(_)) => Gauge::of(entry.cells()).map(Store::Gauge),
+        Ok(entry) => Shared::of(entry).map(Store::Shared),
         Err(full) => {
             if full.first {
                 tracing::warn!(
@@ -255,6 +280,14 @@ fn store(kind: Kind, key: Key, help: &str) -> Option<Store> {
             None
         }
     }
+}
+
+/// A tuple of labels, value and time.
+fn exemplar_text(exemplar: &Bound<PyAny>) -> PyResult<String> {
+    let (labels, value, time): (Bound<PyDict>, f64, Option<f64>) = exemplar.extract()?;
+    let labels: Vec<_> =
+        labels.iter().map(|(name, value)| Ok((text(&name)?, text(&value)?))).collect::<PyResult<_>>()?;
+    Ok(exemplar::text(&labels, value, time))
 }
 
 /// Whatever the text is: a lone surrogate is no reason to fail.

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 from contextlib import ExitStack
 from signal import SIGHUP, SIGKILL
 
@@ -202,21 +203,39 @@ def test_a_name_of_atrio_s_is_dropped_with_one_warning_and_promtool_is_content(s
     assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")
 
 
+def test_exemplars_are_the_last_of_any_worker(start):
+    with start(workers=2) as server:
+        for number, worker in enumerate(server.workers()):
+            on(server, worker, f"/traced/{number}")
+        assert "trace" not in server.admin("/metrics", [("Accept", "text/plain")]).text.replace("traced", "")
+        found = {}
+        for family in open_metrics(server.admin("/metrics", [("Accept", OPEN)]).text):
+            found |= {
+                sample.name + sample.labels.get("le", ""): sample.exemplar
+                for sample in family.samples
+                if sample.exemplar
+            }
+        assert found.keys() == {"shop_orders_total", "shop_wait_seconds_bucket1.0"}
+        for name, at in (("shop_orders_total", 1), ("shop_wait_seconds_bucket1.0", 0.5)):
+            exemplar = found[name]
+            assert (exemplar.labels, exemplar.value) == ({"trace_id": "1"}, at)
+            assert abs(float(exemplar.timestamp) - time.time()) < 600
+
+
 def test_what_there_is_no_room_for_is_dropped_and_counted_and_no_error(start):
     with start(workers=1) as server:
         server.get("/order/a")
         for _ in range(2):
             assert server.get("/fill/60000", timeout=60).status == 200
             assert server.get("/order/a").status == 200
-        dropped = server.metric("atrio_site_metrics_dropped_total")
+        text = server.admin("/metrics").text
+        dropped = int(re.search(r"(?m)^atrio_site_metrics_dropped_total{.*} (.*)$", text)[1])
         assert 0 < dropped < 400, "each counts once"
-        _, values = shown(server)
-        filled = [at for (_, labels), at in values.items() if labels and labels[0][1].endswith("xx")]
-        assert filled == [2] * (400 - int(dropped)), "a number is wrong"
-        assert values[("shop_orders_total", (("kind", "a"),))] == 3
+        filled = re.findall(r"(?m)^shop_orders_total{kind=.\d+x+.} (.*)$", text)
+        assert filled == ["2.0"] * (400 - dropped), "a number is wrong"
+        assert 'shop_orders_total{kind="a"} 3.0' in text.splitlines()
         # In its own process nothing is missing.
-        latest = server.get("/latest").text
-        assert len(re.findall(r"(?m)^shop_orders_total{kind=.\d+x+.} 2\.0$", latest)) == 400
+        assert server.get("/total").text == str(400 * 2.0 + 3)
         assert server.log().count("there is no room for more of the site's own metrics") == 1
 
 

@@ -14,6 +14,7 @@ const NO_HELP: &str = "Multiprocess metric";
 
 type Labels = Vec<(String, String)>;
 type Cells = &'static [AtomicU64];
+type Exemplars = BTreeMap<(Kind, Key), String>;
 
 /// What a metric was last declared to be.
 struct Declared {
@@ -35,12 +36,16 @@ pub fn expose(out: &mut String, metrics: SiteMetrics, mut taken: HashSet<String>
     for (kind, key, cells) in metrics.values() {
         values.entry((key.name.clone(), kind)).or_default().push((key, cells));
     }
+    let exemplars: Exemplars = match format {
+        Format::OpenMetrics => metrics.exemplars().map(|(kind, key, text)| ((kind, key), text)).collect(),
+        Format::Text => Exemplars::new(),
+    };
     let mut dropped = Vec::new();
     for (name, kinds) in declared {
         // A reload may have made something else of a metric: what it was is not shown any more.
         let newest = kinds.values().map(|declared| declared.generation).max().unwrap_or_default();
         for (kind, declared) in kinds.into_iter().filter(|(_, declared)| declared.generation == newest) {
-            let family = Family { name: valid(&name, true), kind, format };
+            let family = Family { name: valid(&name, true), kind, format, exemplars: &exemplars };
             let names = sample_names(kind.word(), &family.name);
             if names.iter().any(|name| taken.contains(name)) {
                 dropped.push(name.clone());
@@ -72,19 +77,20 @@ pub fn sample_names(kind: &str, family: &str) -> Vec<String> {
 }
 
 /// A name of the characters that both formats allow; `prometheus_client` writes the others so, too.
-fn valid(name: &str, colons: bool) -> String {
+pub fn valid(name: &str, colons: bool) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || colons && c == ':';
     let name: String = name.chars().map(|c| if fits(c) { c } else { '_' }).collect();
     if name.starts_with(|c: char| c.is_ascii_digit()) { format!("_{name}") } else { name }
 }
 
-struct Family {
+struct Family<'a> {
     name: String,
     kind: Kind,
     format: Format,
+    exemplars: &'a Exemplars,
 }
 
-impl Family {
+impl Family<'_> {
     fn write_head(&self, out: &mut String, help: &str) -> std::fmt::Result {
         let help = if help.is_empty() { NO_HELP } else { help };
         let (name, word) = (&self.name, self.kind.word());
@@ -105,12 +111,13 @@ impl Family {
         match self.kind {
             Kind::Counter => {
                 for (key, cells) in values {
-                    self.sample(out, "_total", &key.labels, None, number(cells))?;
+                    let labels = key.labels.clone();
+                    self.sample(out, "_total", &labels, None, first(cells), self.exemplar(key))?;
                 }
             }
             Kind::Summary => {
                 for (key, cells) in values.iter().filter(|(key, _)| ["_count", "_sum"].contains(&&*key.suffix)) {
-                    self.sample(out, &key.suffix, &key.labels, None, number(cells))?;
+                    self.sample(out, &key.suffix, &key.labels, None, first(cells), None)?;
                 }
             }
             Kind::Histogram => self.write_histograms(out, values)?,
@@ -126,44 +133,54 @@ impl Family {
     fn write_gauge(&self, out: &mut String, mut labels: Labels, cells: Cells, mode: Mode) -> std::fmt::Result {
         let Some(gauge) = Gauge::new(cells) else { return Ok(()) };
         if mode.merge != Merge::All {
-            return gauge.merged(mode.merge).map_or(Ok(()), |value| self.sample(out, "", &labels, None, value));
+            return gauge.merged(mode.merge).map_or(Ok(()), |value| self.sample(out, "", &labels, None, value, None));
         }
         labels.retain(|(name, _)| name != "pid");
         for reading in gauge.readings() {
             let pid = reading.pid().unwrap_or_default().to_string();
-            self.sample(out, "", &labels, Some(("pid", &pid)), value(reading.value))?;
+            self.sample(out, "", &labels, Some(("pid", &pid)), value(reading.value), None)?;
         }
         Ok(())
     }
 
     /// Buckets are not cumulative in the memory, and there is no count.
     fn write_histograms(&self, out: &mut String, values: Vec<(Key, Cells)>) -> std::fmt::Result {
+        struct Bucket<'a> {
+            upper: f64,
+            /// The same as it is written.
+            le: String,
+            count: f64,
+            exemplar: Option<&'a str>,
+        }
         #[derive(Default)]
-        struct Histogram {
-            /// Upper bound, as a number and as it is written, and how many values are in it.
-            buckets: Vec<(f64, String, f64)>,
+        struct Histogram<'a> {
+            buckets: Vec<Bucket<'a>>,
             sum: f64,
         }
         let mut histograms: BTreeMap<Labels, Histogram> = BTreeMap::new();
-        for (Key { suffix, mut labels, .. }, cells) in values {
-            let bound = labels.extract_if(.., |(name, _)| suffix == "_bucket" && name == "le").next();
+        for (key, cells) in values {
+            let mut labels = key.labels.clone();
+            let bound = labels.extract_if(.., |(name, _)| key.suffix == "_bucket" && name == "le").next();
             let histogram = histograms.entry(labels).or_default();
-            match bound.map(|(_, bound)| (bound.parse::<f64>(), bound)) {
-                Some((Ok(at), bound)) => histogram.buckets.push((at, bound, number(cells))),
-                _ => histogram.sum = number(cells),
+            match bound.map(|(_, le)| (le.parse(), le)) {
+                Some((Ok(upper), le)) => {
+                    let exemplar = self.exemplar(key);
+                    histogram.buckets.push(Bucket { upper, le, count: first(cells), exemplar });
+                }
+                _ => histogram.sum = first(cells),
             }
         }
         for (labels, Histogram { mut buckets, sum }) in histograms {
-            buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+            buckets.sort_by(|a, b| a.upper.total_cmp(&b.upper));
             let mut seen = 0.0;
-            for (_, bound, count) in &buckets {
-                seen += count;
-                self.sample(out, "_bucket", &labels, Some(("le", bound)), seen)?;
+            for bucket in &buckets {
+                seen += bucket.count;
+                self.sample(out, "_bucket", &labels, Some(("le", &bucket.le)), seen, bucket.exemplar)?;
             }
-            self.sample(out, "_count", &labels, None, seen)?;
+            self.sample(out, "_count", &labels, None, seen, None)?;
             // With negative values a sum is not a counter.
-            if buckets.first().is_some_and(|(lowest, _, _)| *lowest >= 0.0) {
-                self.sample(out, "_sum", &labels, None, sum)?;
+            if buckets.first().is_some_and(|lowest| lowest.upper >= 0.0) {
+                self.sample(out, "_sum", &labels, None, sum, None)?;
             }
         }
         Ok(())
@@ -176,6 +193,7 @@ impl Family {
         labels: &Labels,
         last: Option<(&str, &str)>,
         value: f64,
+        exemplar: Option<&str>,
     ) -> std::fmt::Result {
         write!(out, "{}{suffix}", self.name)?;
         let mut before = '{';
@@ -184,14 +202,26 @@ impl Family {
             before = ',';
         }
         let end = if before == ',' { "}" } else { "" };
-        if value.is_infinite() {
-            return writeln!(out, "{end} {}Inf", if value > 0.0 { '+' } else { '-' });
-        }
-        writeln!(out, "{end} {value:?}")
+        write!(out, "{end} {}", number(value))?;
+        exemplar.map_or(Ok(()), |exemplar| write!(out, " # {exemplar}"))?;
+        writeln!(out)
+    }
+
+    fn exemplar(&self, key: Key) -> Option<&str> {
+        self.exemplars.get(&(self.kind, key)).map(String::as_str)
     }
 }
 
-fn number(cells: Cells) -> f64 {
+/// A number as both formats write it.
+pub fn number(value: f64) -> String {
+    match value {
+        f64::INFINITY => "+Inf".into(),
+        f64::NEG_INFINITY => "-Inf".into(),
+        _ => format!("{value:?}"),
+    }
+}
+
+fn first(cells: Cells) -> f64 {
     cells.first().map_or(0.0, value)
 }
 
@@ -206,7 +236,7 @@ mod tests {
     }
 
     fn count(metrics: SiteMetrics, kind: Kind, key: &Key, amount: f64) {
-        add(&metrics.cells(kind, key).unwrap()[0], amount);
+        add(&metrics.value(kind, key).unwrap().cells()[0], amount);
     }
 
     fn shown(metrics: SiteMetrics, format: Format) -> String {
@@ -255,7 +285,8 @@ mod tests {
         let all = Kind::named("gauge", "all").unwrap();
         metrics.declare(all, "shop_depth", "Depth.", 1).unwrap();
         let gauge =
-            Gauge::new(metrics.cells(all, &key("shop_depth", "", &[("pid", "mine"), ("q", "a")])).unwrap()).unwrap();
+            Gauge::new(metrics.value(all, &key("shop_depth", "", &[("pid", "mine"), ("q", "a")])).unwrap().cells())
+                .unwrap();
         assert_eq!(shown(metrics, Format::Text), "", "nobody shows it");
         gauge.reading(0).occupy(11, 3.0, 0.0);
         gauge.reading(1).occupy(12, -1.0, 0.0);
@@ -274,7 +305,10 @@ mod tests {
         metrics.declare(Kind::Counter, "shop_x", "Old.", 1).unwrap();
         count(metrics, Kind::Counter, &key("shop_x", "_total", &[]), 1.0);
         metrics.declare(max, "shop_x", "New.", 2).unwrap();
-        Gauge::new(metrics.cells(max, &key("shop_x", "", &[])).unwrap()).unwrap().reading(0).occupy(1, 7.0, 0.0);
+        Gauge::new(metrics.value(max, &key("shop_x", "", &[])).unwrap().cells())
+            .unwrap()
+            .reading(0)
+            .occupy(1, 7.0, 0.0);
         assert_eq!(shown(metrics, Format::Text), "# HELP shop_x New.\n# TYPE shop_x gauge\nshop_x 7.0\n");
         // What is declared as two things at once: one is shown, the other one is said to be dropped.
         metrics.declare(Kind::Counter, "shop_x", "Newer.", 2).unwrap();
@@ -288,7 +322,7 @@ mod tests {
         let (_fd, metrics) = SiteMetrics::create(1).unwrap();
         for name in ["atrio_x", "atrio_y"] {
             metrics.declare(Kind::Counter, name, "X.", 1).unwrap();
-            set(&metrics.cells(Kind::Counter, &key(name, "_total", &[])).unwrap()[0], 1.0);
+            set(&metrics.value(Kind::Counter, &key(name, "_total", &[])).unwrap().cells()[0], 1.0);
         }
         let mut out = String::new();
         let taken = sample_names("counter", "atrio_x").into_iter().collect();

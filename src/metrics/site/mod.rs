@@ -4,6 +4,7 @@
 //! Gauges have a cell for each slot of the scoreboard. What a site has declared once is shown until the supervisor ends.
 
 mod arena;
+pub mod exemplar;
 mod expose;
 pub mod series;
 
@@ -12,7 +13,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arena::Arena;
-pub use arena::Full;
+pub use arena::{Entry, Full};
 use series::{Gauge, Key, Kind};
 
 pub use expose::{expose, sample_names};
@@ -23,6 +24,8 @@ const ROOM: usize = 16 << 20;
 const ROOM_OF_SLOT: usize = 256 << 10;
 /// What an entry is besides its kind: a value, or that a metric was declared.
 const DECLARATION: u16 = 1 << 8;
+/// Or the last exemplar of a value.
+const EXEMPLAR: u16 = 1 << 9;
 
 /// The site's metrics, as mapped into this process.
 #[derive(Clone, Copy)]
@@ -43,11 +46,16 @@ impl SiteMetrics {
         Ok(SiteMetrics { arena: Arena::open(fd, size(slots))?, slots })
     }
 
-    /// The cells of a value.
-    pub fn cells(self, kind: Kind, key: &Key) -> Result<&'static [AtomicU64], Full> {
+    /// A value.
+    pub fn value(self, kind: Kind, key: &Key) -> Result<Entry, Full> {
         let cells = if matches!(kind, Kind::Gauge(_)) { Gauge::cells(self.slots) } else { 1 };
         let key = serde_json::to_vec(key).unwrap_or_default();
-        self.arena.entry(kind.tag(), &key, cells).map(|entry| entry.cells())
+        self.arena.entry(kind.tag(), &key, cells)
+    }
+
+    /// The cells of the exemplar that a value has.
+    pub fn exemplar(self, value: Entry) -> Result<&'static [AtomicU64], Full> {
+        self.arena.entry(value.tag() | EXEMPLAR, &value.key(), exemplar::CELLS).map(|entry| entry.cells())
     }
 
     /// A generation of the site declares a metric, with its help.
@@ -89,6 +97,14 @@ impl SiteMetrics {
         self.arena.entries().filter_map(|entry| {
             let kind = Kind::from_tag(entry.tag())?;
             Some((kind, serde_json::from_slice(&entry.key()).ok()?, entry.cells()))
+        })
+    }
+
+    /// The exemplars: of which value, and their text.
+    fn exemplars(self) -> impl Iterator<Item = (Kind, Key, String)> {
+        self.arena.entries().filter_map(|entry| {
+            let kind = Kind::from_tag(entry.tag() ^ EXEMPLAR)?;
+            Some((kind, serde_json::from_slice(&entry.key()).ok()?, exemplar::load(entry.cells())?))
         })
     }
 

@@ -65,6 +65,11 @@ def fork(value):
     os.waitpid(pid, 0)
 
 
+def traced(trace):
+    ORDERS.labels("traced").inc(exemplar={"trace_id": trace})
+    WAIT.labels("traced").observe(0.5, {"trace_id": trace})
+
+
 def fill(size):
     for number in range(400):
         ORDERS.labels(str(number) + "x" * int(size)).inc()
@@ -74,7 +79,7 @@ def odd(_):
     ORDERS.labels('"\\\n\ud800é').inc()
 
 
-ACTIONS = {f.__name__: f for f in (order, many, gauges, up, remove, fork, fill, odd)}
+ACTIONS = {f.__name__: f for f in (order, many, gauges, up, remove, fork, traced, fill, odd)}
 
 
 def application(environ, start_response):
@@ -82,6 +87,9 @@ def application(environ, start_response):
     path = environ["PATH_INFO"]
     if path == "/latest":
         return [generate_latest()]
+    if path == "/total":
+        samples = next(iter(ORDERS.collect())).samples
+        return [str(sum(sample.value for sample in samples if sample.name.endswith("_total"))).encode()]
     if found := re.fullmatch(r"/(\w+)/(.*)", path):
         ACTIONS[found[1]](found[2])
     return [str(os.getpid()).encode()]
