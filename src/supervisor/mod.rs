@@ -2,6 +2,7 @@
 
 mod admin;
 mod children;
+mod condition;
 mod cpus;
 mod fleet;
 mod identity;
@@ -32,15 +33,19 @@ use crate::metrics::{Restart, Scoreboard, SiteMetrics};
 use crate::os;
 
 use children::{Children, Report, SharedMemory};
+use condition::{Condition, Phase};
 use cpus::Cpus;
 use fleet::Fleet;
 use identity::Identity;
+use notify::Manager;
 use orders::{Action, Event, Generation, Policy};
 use sockets::Listener;
 use view::View;
 
 /// Slots of the scoreboard for each worker: one serves, one of the next generation starts, the others drain.
 const SLOTS: usize = 4;
+/// What a worker's farewell may take beyond its drain, and the supervisor's own.
+const FAREWELL: Duration = Duration::from_secs(15);
 /// How often to look whether connections are still being made.
 const LOOK: Duration = Duration::from_millis(20);
 /// A pause that is never waited out.
@@ -51,12 +56,7 @@ pub fn run(settings: Settings, explicit_listen: bool) -> Result<(), Failure> {
     os::name_thread("atrio");
     let site = sites::find(&settings)?;
     let mut activated = sockets::activated();
-    let listeners = if explicit_listen || activated.is_empty() {
-        sockets::bind("ATRIO_LISTEN", &settings.listen, &mut activated)?
-    } else {
-        let adopted = activated.drain(..).map(|(_, fd)| sockets::adopt(fd)).collect::<std::io::Result<_>>();
-        adopted.map_err(|error| Failure::os("a socket of the service manager cannot be used", error))?
-    };
+    let listeners = sockets::of_site(&settings, explicit_listen, &mut activated)?;
     let admin = bind_admin(&settings, &mut activated)?;
     let identity = identity::resolve(&settings)?;
     if let Some(identity) = &identity {
@@ -100,6 +100,8 @@ struct Supervisor {
     view: Arc<View>,
     /// How the last worker ended, and what it ran then.
     dead: Option<(String, Vec<Request>)>,
+    manager: Manager,
+    condition: Condition,
     began: Instant,
 }
 
@@ -135,6 +137,14 @@ impl Supervisor {
             fleet: Fleet::new(policy),
             children: Children::new(memory, sender, identity),
             dead: None,
+            manager: Manager::new(),
+            condition: Condition {
+                site: site.name.clone(),
+                addresses: listeners.iter().map(|listener| listener.bound.to_string()).collect::<Vec<_>>().join(", "),
+                workers,
+                threads: settings.threads,
+                ..Condition::default()
+            },
             began: Instant::now(),
             settings,
             site,
@@ -161,11 +171,16 @@ impl Supervisor {
                 for action in self.fleet.on(self.began.elapsed(), event) {
                     if let Action::Exit(result) = action {
                         self.children.kill_all();
+                        if let Err(failure) = &result {
+                            self.manager.failed(failure);
+                        }
                         return result;
                     }
                     events.extend(self.act(action));
                 }
             }
+            let (condition, board, busy) = (&self.condition, self.view.board, self.manager.has_watchdog());
+            self.manager.state(|| condition.words(board, busy));
             let deadline =
                 self.fleet.deadline().map_or(FOREVER, |at| at.saturating_sub(self.began.elapsed()).min(FOREVER));
             tokio::select! {
@@ -180,7 +195,10 @@ impl Supervisor {
                     }
                     Asked::Stop(_) => {
                         self.view.stopping.store(true, Relaxed);
-                        notify::stopping();
+                        self.condition.phase = Phase::Stopping;
+                        let (delay, drain) = (self.settings.drain_delay, self.settings.drain_timeout);
+                        let allowance = delay.saturating_add(stop::HANDSHAKES).saturating_add(drain);
+                        self.manager.stopping(self.words(), allowance.saturating_add(FAREWELL));
                         tracing::info!("draining: every accepted request is finished");
                         events.push_back(Event::Stop);
                     }
@@ -188,6 +206,10 @@ impl Supervisor {
                 () = quiet(&self.refusing) => {
                     self.refusing = None;
                     events.push_back(Event::Quiet);
+                }
+                () = self.manager.due() => {
+                    let view = &self.view;
+                    self.manager.turn(|| view.live().iter().all(|check| check.ok));
                 }
                 () = tokio::time::sleep(deadline) => events.push_back(Event::Tick),
             }
@@ -198,7 +220,10 @@ impl Supervisor {
         match report {
             Report::Worker(slot, number, _) if !self.children.is_present(slot, number) => None,
             Report::Zygote(_, Some(FromZygote::Installing)) => {
-                notify::installing(&format!("installing the packages of {}", self.site.name));
+                if self.condition.phase == Phase::Importing {
+                    self.condition.phase = Phase::Installing;
+                }
+                self.manager.installing(self.words());
                 None
             }
             Report::Zygote(generation, Some(FromZygote::Ready)) => Some(Event::ZygoteReady(generation)),
@@ -230,7 +255,8 @@ impl Supervisor {
             return None;
         }
         tracing::info!(site = self.site.name, "reloading");
-        notify::reloading();
+        self.condition.reloading = true;
+        self.manager.reloading(self.words());
         Some(Event::Reload)
     }
 
@@ -265,7 +291,9 @@ impl Supervisor {
                 self.view.incoming.store(0, Relaxed);
                 self.view.note(Kind::Reload, &reason, None);
                 tracing::error!(site = self.site.name, "the reload failed, the last import serves on: {reason}");
-                notify::still_ready(&format!("serving {}; the last reload failed: {reason}", self.site.name));
+                self.condition.reloading = false;
+                self.condition.failed = Some(reason);
+                self.manager.still_ready(self.words());
             }
             Action::Warn(line) => tracing::warn!(site = self.site.name, "{line}"),
             Action::Crashed(slot) => {
@@ -297,11 +325,18 @@ impl Supervisor {
         if generation_before > 0 {
             self.view.reloads.fetch_add(1, Relaxed);
         }
-        let addresses: Vec<String> = self.listeners.iter().map(|listener| listener.bound.to_string()).collect();
-        let status = format!("serving {} on {}", self.site.name, addresses.join(", "));
+        self.condition.phase = Phase::Serving;
+        (self.condition.generation, self.condition.reloading, self.condition.failed) = (generation, false, None);
+        let status = format!("serving {} on {}", self.site.name, self.condition.addresses);
         let (workers, threads) = (self.workers, self.settings.threads);
         tracing::info!(generation, workers, threads, ready_ms = self.began.elapsed().as_millis() as u64, "{status}");
-        notify::ready(&self.listeners, &self.admin, &status);
+        let words = self.words();
+        self.manager.ready(&self.listeners, &self.admin, words);
+    }
+
+    /// What `systemctl status` shows.
+    fn words(&self) -> String {
+        self.condition.words(self.view.board, self.manager.has_watchdog())
     }
 }
 

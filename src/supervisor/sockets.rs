@@ -10,7 +10,7 @@ use std::path::Path;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::config::Listen;
+use crate::config::{Listen, Settings};
 use crate::control::Bound;
 use crate::exit::{Code, Failure};
 use crate::os;
@@ -74,6 +74,24 @@ fn half_open(table: &str, ports: &[u16]) -> bool {
 pub fn activated() -> Vec<(String, OwnedFd)> {
     let Ok(fds) = sd_notify::listen_fds_with_names() else { return Vec::new() };
     fds.filter_map(|(fd, name)| Some((name, os::inherited(fd).ok()?))).collect()
+}
+
+/// Where the site is served: what `ATRIO_LISTEN` says if it is given, else the sockets that the service manager has handed over, but
+/// for those that `ATRIO_ADMIN_LISTEN` names.
+pub fn of_site(
+    settings: &Settings,
+    explicit: bool,
+    activated: &mut Vec<(String, OwnedFd)>,
+) -> Result<Vec<Listener>, Failure> {
+    let (admin, site): (Vec<_>, Vec<_>) =
+        activated.drain(..).partition(|(name, _)| settings.admin_listen.contains(&Listen::Fd(name.clone())));
+    *activated = admin;
+    if explicit || site.is_empty() {
+        activated.extend(site);
+        return bind("ATRIO_LISTEN", &settings.listen, activated);
+    }
+    let adopted = site.into_iter().map(|(_, fd)| adopt(fd)).collect::<io::Result<_>>();
+    adopted.map_err(|error| Failure::os("a socket of the service manager cannot be used", error))
 }
 
 /// Binds every address of the setting `variable`.

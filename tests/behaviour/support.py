@@ -31,6 +31,18 @@ def site(folder, value="'here'", top="", script="root.py", callable="application
     )
 
 
+def slow_site(folder, version, marks):
+    """An import that tells it has begun, and waits for leave to go on."""
+    top = f"""
+        import pathlib, time
+        marks = pathlib.Path({str(marks)!r})
+        (marks / "begun-{version}").touch()
+        while not (marks / "go").exists():
+            time.sleep(0.01)
+    """
+    return site(folder, str(version), top)
+
+
 def write(folder, code, script="root.py"):
     """Writes a script that needs no more than a few lines into a folder; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)

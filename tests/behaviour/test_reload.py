@@ -7,7 +7,7 @@ from signal import SIGHUP
 
 import pytest
 
-from behaviour.support import answer, crashes, gone, later, named, records, site, write
+from behaviour.support import answer, crashes, gone, later, named, records, site, slow_site, write
 from harness import Atrio, eventually
 
 CLIENTS = 32
@@ -170,18 +170,6 @@ def test_the_traceback_of_a_failed_reload_is_one_record(tmp_path):
         (record,) = [record for record in records(server.log()) if "Traceback" in record["message"]]
     assert "in deep" in record["message"]
     assert record["message"].endswith("LookupError: no such table")
-
-
-def slow_site(folder, version, marks):
-    """An import that tells it has begun, and waits for leave to go on."""
-    top = f"""
-        import pathlib, time
-        marks = pathlib.Path({str(marks)!r})
-        (marks / "begun-{version}").touch()
-        while not (marks / "go").exists():
-            time.sleep(0.01)
-    """
-    return site(folder, str(version), top)
 
 
 def test_a_reload_during_a_reload_serves_the_newest_code(tmp_path):
