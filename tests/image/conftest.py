@@ -26,6 +26,19 @@ def docker(*args, check=True, timeout=300, **options):
     return result
 
 
+def debian_with(*packages):
+    """The name of an image of Debian with these packages, made once."""
+    name = f"atrio-test:{'-'.join(packages)}"
+    with open(TARGET / f"{packages[0]}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if docker("image", "inspect", name, check=False).returncode != 0:
+            make = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", "trixie", "-"]
+            with subprocess.Popen(make, stdout=subprocess.PIPE) as root:
+                docker("import", "--change", "ENV container=docker", "-", name, stdin=root.stdout)
+            assert root.returncode == 0
+    return name
+
+
 class Container:
     """A container that serves in the background. A context manager: leaving it removes the container."""
 
