@@ -57,9 +57,12 @@ impl<const WORDS: usize> Text<WORDS> {
             word.store(u64::from_le_bytes(*bytes), Relaxed);
         }
         if let (false, Some(word)) = (rest.is_empty(), words.next()) {
-            let mut last = [0; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            word.store(u64::from_le_bytes(last), Relaxed);
+            // Without a buffer on the way, which takes longer than all else here.
+            let last = match text.last_chunk::<8>() {
+                Some(tail) => u64::from_le_bytes(*tail) >> (64 - 8 * rest.len()),
+                None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+            };
+            word.store(last, Relaxed);
         }
     }
 
