@@ -107,8 +107,8 @@ impl Desk<'_, '_> {
         let (method, path, id) = (&job.parts.method, job.parts.uri.path(), job.id.as_header());
         self.activity.begin(self.clock, started, method.as_str().as_bytes(), path.as_bytes(), id.as_bytes());
         if let Some(escaped) = call(py, self.application, self.environs, job) {
-            slot.exceptions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             slot.failures.note(self.activity, &escaped);
+            slot.exceptions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
         self.activity.end();
         let ended = Instant::now();

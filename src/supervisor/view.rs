@@ -34,8 +34,8 @@ pub struct View {
     pub memory: Memory,
     pub stopping: AtomicBool,
     pub began: Instant,
-    /// What went wrong with workers and reloads: the oldest first.
-    errors: Mutex<VecDeque<report::Error>>,
+    /// What went wrong with workers and reloads, and when: the oldest first.
+    errors: Mutex<VecDeque<(jiff::Timestamp, report::Error)>>,
 }
 
 /// One line of a probe.
@@ -74,15 +74,16 @@ impl View {
     /// Remembers what went wrong; `worker`: with whom, and what it ran.
     pub fn note(&self, kind: Kind, message: &str, worker: Option<(usize, Vec<report::Request>)>) {
         let (worker, requests) = worker.map_or((None, Vec::new()), |(worker, requests)| (Some(worker), requests));
-        let time = status::time(jiff::Timestamp::now());
+        let now = jiff::Timestamp::now();
+        let time = status::time(now);
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-        errors.push_back(report::Error { time, kind, message: message.into(), worker, requests });
+        errors.push_back((now, report::Error { time, kind, message: message.into(), worker, requests }));
         if errors.len() > ERRORS {
             errors.pop_front();
         }
     }
 
-    pub fn errors(&self) -> Vec<report::Error> {
+    pub fn errors(&self) -> Vec<(jiff::Timestamp, report::Error)> {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 

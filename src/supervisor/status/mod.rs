@@ -100,16 +100,12 @@ fn thread((index, activity): (usize, &Activity)) -> Thread {
 fn errors(view: &View) -> Vec<Error> {
     let mut errors = view.errors();
     for (worker, slot) in view.board.slots().iter().enumerate() {
-        errors.extend(slot.failures.all().map(|(at, request, message)| Error {
-            time: time(jiff::Timestamp::from_microsecond(at as i64).unwrap_or_default()),
-            kind: Kind::Exception,
-            message,
-            worker: Some(worker),
-            requests: vec![request],
+        errors.extend(slot.failures.all().map(|(at, request, message)| {
+            let at = jiff::Timestamp::from_microsecond(at as i64).unwrap_or_default();
+            let (time, requests) = (time(at), vec![request]);
+            (at, Error { time, kind: Kind::Exception, message, worker: Some(worker), requests })
         }));
     }
-    // RFC 3339 in UTC sorts as text.
-    errors.sort_by(|a, b| b.time.cmp(&a.time));
-    errors.truncate(ERRORS);
-    errors
+    errors.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    errors.into_iter().take(ERRORS).map(|(_, error)| error).collect()
 }
