@@ -30,7 +30,8 @@ PATIENCE = 60.0
 
 def clean_environment(**extra):
     """The caller's environment without what would configure Atrio. A variable that is None is not set."""
-    names = ("ATRIO_", "PORT", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "PYTHONPATH", "VIRTUAL_ENV", "NOTIFY_SOCKET")
+    names = ("ATRIO_", "OTEL_", "PORT", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "PYTHONPATH", "VIRTUAL_ENV")
+    names += ("NOTIFY_SOCKET",)
     kept = {k: v for k, v in os.environ.items() if k == "ATRIO_TEST_IMAGE" or not k.startswith(names)}
     return {k: str(v) for k, v in (kept | extra).items() if v is not None}
 

@@ -12,6 +12,7 @@ use super::given::{Given, Key, Origin};
 use super::settings::Settings;
 use super::sources::{self, Source};
 use super::table::{Setting, settings};
+use super::traces;
 use crate::exit::one_line;
 
 /// The settings, and who gave them.
@@ -54,7 +55,8 @@ pub fn load(args: &[OsString], source: &Source) -> Result<Loaded, Problems> {
     figment = join(figment, defaults);
 
     let origins = effective(&figment);
-    let fields = validate(&origins, &mut problems);
+    let mut fields = validate(&origins, &mut problems);
+    fields.insert("traces".into(), json!(traces::read(source, &mut problems)));
     if !problems.is_empty() {
         return Err(Problems(problems.iter().map(|problem| one_line(problem)).collect()));
     }

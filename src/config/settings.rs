@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access_log::AccessLog;
 use super::listen::Listen;
+use super::traces::Traces;
 
 /// Every setting, validated. Child processes get it as JSON.
 ///
@@ -88,6 +89,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// What is written into the access log, and how. Default `on`. From `ATRIO_ACCESS_LOG`.
     pub access_log: AccessLog,
+    /// Where traces go; `None`: nowhere. Default `None`. From the `OTEL_*` variables.
+    pub traces: Option<Traces>,
 }
 
 /// The file of requirements whose packages are installed before a site is imported.

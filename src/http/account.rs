@@ -13,9 +13,10 @@ use super::access_log::Entry;
 use super::connection::Connection;
 use super::request_id::RequestId;
 use super::service::Shared;
+use super::trace::Place;
 
 /// The status that is recorded when the client has left before the answer (nginx's convention; never sent).
-const CLIENT_CLOSED_REQUEST: u16 = 499;
+pub const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// Records its request when it is dropped: when the last byte of the response is with the kernel, or the connection is gone. Of a
 /// [small](super::reply::SMALL) response that moment is when hyper has it.
@@ -24,12 +25,14 @@ pub struct Account {
     pub connection: Arc<Connection>,
     /// When the request's head had arrived.
     pub started: Instant,
-    method: Method,
-    uri: Uri,
+    pub method: Method,
+    pub uri: Uri,
     pub version: Version,
     referer: Option<HeaderValue>,
-    user_agent: Option<HeaderValue>,
+    pub user_agent: Option<HeaderValue>,
     pub id: RequestId,
+    /// `None`: there are no traces.
+    pub place: Option<Place>,
     pub status: u16,
     pub queued: Duration,
     /// When there was an answer, unless it is small and whole, and so leaves at once.
@@ -45,15 +48,19 @@ impl Account {
         id: RequestId,
     ) -> Self {
         shared.slot.begin_request();
-        let logged = |name| shared.access_log.as_ref().and_then(|_| request.headers().get(name).cloned());
+        let started = Instant::now();
+        let place = shared.tracer.as_ref().map(|tracer| Place::new(tracer, request.headers(), started));
+        let is_told = shared.access_log.is_some() || place.as_ref().is_some_and(Place::is_sampled);
+        let told = |name| if is_told { request.headers().get(name).cloned() } else { None };
         Account {
-            started: Instant::now(),
+            started,
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
-            referer: logged(header::REFERER),
-            user_agent: logged(header::USER_AGENT),
+            referer: told(header::REFERER),
+            user_agent: told(header::USER_AGENT),
             id,
+            place,
             status: CLIENT_CLOSED_REQUEST,
             queued: Duration::ZERO,
             answered: None,
@@ -61,6 +68,11 @@ impl Account {
             shared,
             connection,
         }
+    }
+
+    /// Its spans are recorded.
+    pub fn is_sampled(&self) -> bool {
+        self.place.as_ref().is_some_and(Place::is_sampled)
     }
 }
 
@@ -75,6 +87,9 @@ impl Drop for Account {
         slot.response_body_bytes.fetch_add(self.sent, Relaxed);
         let labels = Labels::new(self.method.as_str(), self.status, self.version == Version::HTTP_10);
         slot.count_request(labels, duration);
+        if let (Some(tracer), Some(place)) = (&self.shared.tracer, &self.place) {
+            place.record_request(tracer, self, now);
+        }
         if let Some(log) = self.shared.access_log.as_ref().filter(|log| log.wants(duration)) {
             log.log(&Entry {
                 site: &self.shared.site,

@@ -22,6 +22,7 @@ use super::reply::{Answer, Content, Outcome};
 use super::request_id::RequestId;
 use super::stream::{self, Sender};
 use super::target::Target;
+use super::trace::Place;
 use super::upload::Upload;
 
 /// The body of a request, as the site will read it.
@@ -56,6 +57,8 @@ pub struct Job {
     pub connection: Arc<Connection>,
     /// `X-Request-ID`: the trusted proxy's, or made here.
     pub id: RequestId,
+    /// `None`: there are no traces.
+    pub place: Option<Place>,
     pub reply: Reply,
 }
 

@@ -1,7 +1,7 @@
 //! HTTP/1 on tokio and hyper: knows no Python.
 //!
 //! `accept` takes connections of a `listener`, `guard` judges their bytes before hyper parses them, `service` turns a request into a
-//! [`job::Job`] on the bounded `queue` and the answer of an app thread into a response, `access_log` writes it down. The `engine`
+//! [`job::Job`] on the bounded `queue` and the answer of an app thread into a response, `access_log` writes it down, `trace` makes spans of it. The `engine`
 //! drives all that; an app thread has a `seat` at it.
 
 pub mod accept;
@@ -30,4 +30,5 @@ mod sleeper;
 pub mod spool;
 pub mod stream;
 pub mod target;
+pub mod trace;
 pub mod upload;

@@ -38,6 +38,7 @@ fn arrived(engine: &'static Engine, at: Instant) -> (Box<Job>, oneshot::Receiver
         body: RequestBody::Memory(Chunks::default()),
         connection: Arc::new(Connection::new(None, &Bound::Unix("".into()), false, false)),
         id: RequestId::random(),
+        place: None,
         reply: Reply::new(sender, engine, at),
     };
     (Box::new(job), receiver)

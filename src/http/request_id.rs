@@ -14,12 +14,8 @@ pub struct RequestId(HeaderValue);
 impl RequestId {
     /// A new one: 128 random bits, in hexadecimal digits.
     pub fn random() -> Self {
-        let bits = fastrand::u128(..).to_le_bytes();
         let mut text = [0; 32];
-        for (digits, byte) in text.chunks_exact_mut(2).zip(bits) {
-            digits[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
-            digits[1] = b"0123456789abcdef"[usize::from(byte & 15)];
-        }
+        write_hex(&fastrand::u128(..).to_le_bytes(), &mut text);
         let header = HeaderValue::from_maybe_shared(Bytes::from_owner(text));
         RequestId(header.unwrap_or(HeaderValue::from_static("-")))
     }
@@ -37,6 +33,14 @@ impl RequestId {
 
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or("-")
+    }
+}
+
+/// Two digits for each byte.
+pub fn write_hex(bytes: &[u8], text: &mut [u8]) {
+    for (digits, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        digits[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        digits[1] = b"0123456789abcdef"[usize::from(byte & 15)];
     }
 }
 

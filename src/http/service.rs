@@ -13,6 +13,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::metrics::{Reject, Slot};
+use crate::telemetry::tracer::Tracer;
 
 use super::access_log::AccessLog;
 use super::account::Account;
@@ -27,6 +28,7 @@ use super::reply::{Answer, Content, Outcome};
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::spool::{SpoolError, receive};
 use super::target::Target;
+use super::trace::Place;
 
 /// What all connections of a worker share.
 pub struct Shared {
@@ -34,6 +36,8 @@ pub struct Shared {
     pub slot: &'static Slot,
     pub engine: &'static Engine,
     pub access_log: Option<AccessLog>,
+    /// `None`: there are no traces.
+    pub tracer: Option<Tracer>,
     /// `ATRIO_MAX_BODY`, in bytes.
     pub max_body: u64,
     /// App threads that may wait for what a client sends. Without a place, a body is read before an app thread has it.
@@ -55,7 +59,7 @@ pub fn serve(
     let asking = match connection.next_request() {
         Some(rejection) => Err(Refusal::from(rejection)),
         None if connection.surplus => Err(Refusal::unavailable(Reject::Connections, "too many connections")),
-        None => ask(shared, connection, request, account.id.clone(), account.started),
+        None => ask(shared, connection, request, &account),
     };
     async move {
         let outcome = match asking {
@@ -80,7 +84,7 @@ fn respond(mut account: Account, outcome: Result<Answer, Refusal>) -> Response<B
         Err(refusal) => refusal.answer(account.shared),
     };
     account.status = head.status.as_u16();
-    account.answered = (!content.is_small()).then(Instant::now);
+    account.answered = (!content.is_small() || account.is_sampled()).then(Instant::now);
     if close || has_begun(&account.shared.drain) {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         if http10 {
@@ -103,6 +107,7 @@ struct Asked {
     target: Target,
     connection: Arc<Connection>,
     id: RequestId,
+    place: Option<Place>,
 }
 
 /// The answer to come. What most requests do not need is boxed: the future of each of them is moved several times.
@@ -120,20 +125,20 @@ impl Asking {
     }
 }
 
-/// Puts a request on its way; `arrived`: when its head had.
+/// Puts a request on its way.
 fn ask(
     shared: &'static Shared,
     connection: Arc<Connection>,
     request: Request<Incoming>,
-    id: RequestId,
-    arrived: Instant,
+    account: &Account,
 ) -> Result<Asking, Refusal> {
+    let (id, place, arrived) = (account.id.clone(), account.place.clone(), account.started);
     let (parts, incoming) = request.into_parts();
     let target = Target::new(&parts.uri)?;
     if incoming.size_hint().lower() > shared.max_body {
         return Err(SpoolError::TooLarge.into());
     }
-    let asked = Asked { parts, target, connection, id };
+    let asked = Asked { parts, target, connection, id, place };
     if incoming.is_end_stream() {
         let nothing = RequestBody::Memory(Chunks::default());
         return asked.enqueue(shared, nothing, arrived).map(Asking::Queued);
@@ -154,10 +159,10 @@ impl Asked {
         body: RequestBody,
         arrived: Instant,
     ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
-        let Asked { parts, target, connection, id } = self;
+        let Asked { parts, target, connection, id, place } = self;
         let (sender, receiver) = oneshot::channel();
         let reply = Reply::new(sender, shared.engine, arrived);
-        let job = Box::new(Job { parts, target, body, connection, id, reply });
+        let job = Box::new(Job { parts, target, body, connection, id, place, reply });
         shared.engine.push(job).map_err(|_| Refusal::from(Reject::QueueFull))?;
         Ok(receiver)
     }

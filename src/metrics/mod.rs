@@ -16,5 +16,5 @@ pub mod site;
 pub mod units;
 
 pub use activity::Activity;
-pub use scoreboard::{Reject, Restart, Scoreboard, Slot, State};
+pub use scoreboard::{Lost, Reject, Restart, Scoreboard, Slot, State};
 pub use site::SiteMetrics;

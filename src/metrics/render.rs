@@ -9,7 +9,7 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram as Proto, LabelPair, M
 use super::histogram::{Bounds, Histogram, INNER_BOUNDS, REQUEST_BOUNDS};
 use super::openmetrics;
 use super::process::Process;
-use super::scoreboard::{Labels, Reject, Restart, Slot, State};
+use super::scoreboard::{Labels, Lost, Reject, Restart, Slot, State};
 use super::site::{self, SiteMetrics};
 
 /// What only the supervisor knows.
@@ -78,11 +78,12 @@ const GAUGES: [Named<AtomicI64>; 4] = [
     ("atrio_threads_busy", "App threads that run a request.", true, |s| &s.threads_busy),
 ];
 
-const COUNTERS: [Named<AtomicU64>; 4] = [
+const COUNTERS: [Named<AtomicU64>; 5] = [
     ("atrio_connections_accepted_total", "Client connections accepted.", false, |s| &s.connections_accepted),
     ("http_server_request_body_bytes_total", "Bytes of request bodies received.", true, |s| &s.request_body_bytes),
     ("http_server_response_body_bytes_total", "Bytes of response bodies sent.", true, |s| &s.response_body_bytes),
     ("atrio_exceptions_total", "Exceptions that the site let escape.", true, |s| &s.exceptions),
+    ("atrio_spans_exported_total", "Spans that the collector has taken.", true, |s| &s.spans_exported),
 ];
 
 const HISTOGRAMS: [(&str, &str, Read<Histogram>); 4] = [
@@ -153,6 +154,16 @@ fn families(slots: &[Slot], own: SiteMetrics, facts: &Facts) -> Vec<MetricFamily
         "Requests answered without reaching the site.",
         MetricType::COUNTER,
         rejected.collect(),
+    ));
+    let lost = Lost::NAMES.iter().enumerate().map(|(why, name)| {
+        let count: u64 = slots.iter().map(|slot| slot.spans_lost(why)).sum();
+        counter(vec![site(), label("reason", name)], count as f64)
+    });
+    all.push(family(
+        "atrio_spans_dropped_total",
+        "Spans that the collector does not have.",
+        MetricType::COUNTER,
+        lost.collect(),
     ));
     let states = [("starting", State::Starting), ("ready", State::Ready), ("draining", State::Draining)];
     let workers = states.map(|(name, state)| {

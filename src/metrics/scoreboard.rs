@@ -51,6 +51,23 @@ impl Reject {
     ];
 }
 
+/// Why a span was not exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Lost {
+    QueueFull,
+    /// The collector did not answer in time, or there was none.
+    Unreachable,
+    /// The collector did not want it.
+    Refused,
+    /// The worker left before the collector had it.
+    Shutdown,
+}
+
+impl Lost {
+    pub const NAMES: [&str; 4] = ["queue_full", "unreachable", "refused", "shutdown"];
+}
+
 /// Why a worker was replaced by another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -151,6 +168,8 @@ pub struct Slot {
     pub response_body_bytes: AtomicU64,
     pub exceptions: AtomicU64,
     rejected: [AtomicU64; Reject::NAMES.len()],
+    pub spans_exported: AtomicU64,
+    spans_lost: [AtomicU64; Lost::NAMES.len()],
     pub queue_wait: Histogram,
     pub gil_wait: Histogram,
     pub app: Histogram,
@@ -214,6 +233,14 @@ impl Slot {
 
     pub fn rejected(&self, reason: usize) -> u64 {
         self.rejected[reason].load(Relaxed)
+    }
+
+    pub fn count_lost(&self, why: Lost, spans: u64) {
+        self.spans_lost[why as usize].fetch_add(spans, Relaxed);
+    }
+
+    pub fn spans_lost(&self, why: usize) -> u64 {
+        self.spans_lost[why].load(Relaxed)
     }
 
     pub fn set_state(&self, state: State) {

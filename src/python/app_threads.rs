@@ -12,6 +12,7 @@ use crate::http::job::Job;
 use crate::http::pace::QUICK;
 use crate::http::seat::Seat;
 use crate::http::service::Shared;
+use crate::http::trace::Place;
 use crate::metrics::Activity;
 use crate::metrics::activity::{Clock, thread_name};
 use crate::metrics::histogram::INNER_BOUNDS;
@@ -106,13 +107,19 @@ impl Desk<'_, '_> {
         slot.queue_wait.observe(&INNER_BOUNDS, waited);
         let (method, path, id) = (&job.parts.method, job.parts.uri.path(), job.id.as_header());
         self.activity.begin(self.clock, started, method.as_str().as_bytes(), path.as_bytes(), id.as_bytes());
-        if let Some(escaped) = call(py, self.application, self.environs, job) {
-            slot.failures.note(self.activity, &escaped);
+        let enqueued = job.reply.enqueued();
+        let place = job.place.clone().filter(Place::is_sampled);
+        let escaped = call(py, self.application, self.environs, job);
+        if let Some(escaped) = &escaped {
+            slot.failures.note(self.activity, escaped);
             slot.exceptions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
         self.activity.end();
         let ended = Instant::now();
         slot.app.observe(&INNER_BOUNDS, ended.duration_since(started));
+        if let (Some(tracer), Some(place)) = (&self.shared.tracer, place) {
+            place.record_application(tracer, enqueued, started, ended, escaped.is_some());
+        }
         ended
     }
 }

@@ -22,7 +22,7 @@ use crate::http::service::Shared;
 use crate::metrics::{Scoreboard, Slot};
 use crate::os;
 use crate::python::{app_threads, site, site_metrics};
-use crate::telemetry;
+use crate::telemetry::{self, tracer::Tracer};
 use crate::wsgi::environ::Constants;
 use crate::wsgi::log_stream::traceback;
 
@@ -87,7 +87,7 @@ pub fn run(birth: Birth) -> ! {
     };
     let shared: &Shared = match share(&launch, slot, engine, drain) {
         Ok(shared) => Box::leak(Box::new(shared)),
-        Err(error) => fail(&format!("cannot start the access log: {error}")),
+        Err(error) => fail(&format!("cannot start the access log or the tracer: {error}")),
     };
     let threads = Python::attach(|py| {
         let constants = Constants {
@@ -103,6 +103,9 @@ pub fn run(birth: Birth) -> ! {
     leave(&threads);
     if let Some(log) = &shared.access_log {
         log.close();
+    }
+    if let Some(tracer) = &shared.tracer {
+        tracer.close();
     }
     os::exit_now(0)
 }
@@ -121,6 +124,7 @@ fn share(
         access_log: access_format(settings)
             .map(|format| AccessLog::start(format, settings.access_log.slow, settings.access_log.sample))
             .transpose()?,
+        tracer: settings.traces.as_ref().map(|traces| Tracer::start(traces, &launch.site.name, slot)).transpose()?,
         max_body: settings.max_body,
         // Half of the app threads stay free of slow clients.
         places: Arc::new(Semaphore::new(settings.threads / 2)),

@@ -14,6 +14,7 @@ use crate::http::chunks::Chunks;
 use crate::http::connection::Connection;
 use crate::http::job::{Job, RequestBody};
 use crate::http::request_id::X_REQUEST_ID;
+use crate::http::trace::TRACESTATE;
 
 use super::input::Input;
 
@@ -154,6 +155,14 @@ impl Environ {
             environ.set_item(intern!(py, "HTTP_HOST"), host)?;
         }
         environ.set_item(intern!(py, "HTTP_X_REQUEST_ID"), job.id.as_str())?;
+        if let Some(place) = job.place.as_ref().filter(|place| place.propagates) {
+            // What the site records itself is part of what its application does.
+            environ.set_item(intern!(py, "HTTP_TRACEPARENT"), latin1(py, &place.traceparent()))?;
+            if !place.has_parent && headers.contains_key(TRACESTATE) {
+                // It belongs to a parent that nobody can read (Trace Context section 4.3).
+                environ.del_item(intern!(py, "HTTP_TRACESTATE"))?;
+            }
+        }
         match (job.body.len(), length) {
             (Some(_), None) if !chunked => Ok(()),
             // A chunked body has been read to its end: its length is known, and no coding is left.

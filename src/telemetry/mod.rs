@@ -1,4 +1,7 @@
-//! The log: records of Atrio and of its sites, on stderr.
+//! The log: records of Atrio and of its sites, on stderr. Below it, traces: `tracer` and its `exporter`.
+
+mod exporter;
+pub mod tracer;
 
 use std::io::IsTerminal;
 

@@ -1,0 +1,302 @@
+"""What a collector hears of requests, what the site and its clients do not notice of that, and what OTEL_* variables say."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from behaviour.support import answer, site, write
+from collector import Collector
+from harness import Atrio, eventually, free_port, run
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SERVER, INTERNAL = 2, 1
+ERROR = 2
+STREAM = """
+    import time
+
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        yield b"first"
+        time.sleep(0.2)
+        yield b"last"
+"""
+FAILS = """
+    def application(environ, start_response):
+        raise ValueError
+"""
+SEEN = "{k: v for k, v in environ.items() if k.startswith('HTTP_')}"
+"""What of a request's headers the site sees."""
+
+
+def traceparent(flags, trace=TRACE):
+    return ("Traceparent", f"00-{trace}-{PARENT}-{flags}")
+
+
+def dropped(server, reason):
+    return server.metric(f'atrio_spans_dropped_total{{site="{server.sites.name}",reason="{reason}"}}')
+
+
+def threads(server):
+    """The names of the threads of its worker."""
+    (worker,) = server.workers()
+    return {(task / "comm").read_text().strip() for task in Path(f"/proc/{worker}/task").iterdir()}
+
+
+@pytest.fixture
+def collector():
+    with Collector() as collector:
+        yield collector
+
+
+def test_a_request_is_a_server_span_with_what_it_consists_of(tmp_path, collector):
+    resource = {"OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test%2C1"}
+    with Atrio(site(tmp_path / "shop"), **collector.settings, **resource) as server:
+        before = time.time_ns()
+        reply = server.get("/a%20b?c=d", [("User-Agent", "test")])
+        spans = collector.spans(count=4)
+    assert set(spans) == {"GET", "queue", "application", "response"}
+    root = spans["GET"]
+    assert (root.kind, root.parent, root.status.code) == (SERVER, "", 0)
+    expected = {
+        "http.request.method": "GET",
+        "http.response.status_code": 200,
+        "url.scheme": "http",
+        "url.path": "/a%20b",
+        "url.query": "c=d",
+        "server.address": "test",
+        "server.port": 80,
+        "client.address": "127.0.0.1",
+        "network.peer.address": "127.0.0.1",
+        "network.protocol.version": "1.1",
+        "user_agent.original": "test",
+        "atrio.request_id": reply.header("x-request-id"),
+    }
+    assert 0 < root.attributes.pop("network.peer.port") < 65536
+    assert root.attributes == expected
+    assert (root.resource["service.name"], root.resource["telemetry.sdk.language"]) == ("shop", "rust")
+    assert root.resource["deployment.environment.name"] == "test,1"
+    assert before <= root.began <= root.ended <= time.time_ns()
+    for name in ("queue", "application", "response"):
+        span = spans[name]
+        assert (span.kind, span.trace, span.parent) == (INTERNAL, root.trace, root.id)
+        assert root.began <= span.began <= span.ended <= root.ended, (span, root)
+    assert spans["queue"].ended == spans["application"].began <= spans["response"].began
+    path, headers, _ = collector.exports[0]
+    assert (path, headers["content-type"]) == ("/v1/traces", "application/x-protobuf")
+
+
+def test_a_trace_is_continued_by_its_parent_s_decision(tmp_path, collector):
+    state, baggage = ("Tracestate", "a=1,b=2"), ("Baggage", "user=7")
+    with Atrio(site(tmp_path, SEEN), **collector.settings) as server:
+        unsampled = answer(server, headers=[traceparent("00", "f" * 32), state, baggage])
+        sampled = answer(server, headers=[traceparent("01"), state, baggage])
+        spans = collector.spans(TRACE, 4)
+    assert spans["GET"].parent == PARENT
+    assert {span.state for span in spans.values()} == {"a=1,b=2"}
+    assert sampled["HTTP_TRACEPARENT"] == f"00-{TRACE}-{spans['application'].id}-01"
+    version, trace, parent, flags = unsampled["HTTP_TRACEPARENT"].split("-")
+    assert (version, trace, flags) == ("00", "f" * 32, "00") and parent not in (PARENT, "0" * 16)
+    for seen in (sampled, unsampled):
+        assert (seen["HTTP_TRACESTATE"], seen["HTTP_BAGGAGE"]) == ("a=1,b=2", "user=7")
+    assert {span.trace for span in collector.taken} == {TRACE}, "what its parent has not sampled is not recorded"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        [("Traceparent", "00-wrong")],
+        [traceparent("01"), traceparent("01")],
+        [("Traceparent", f"00-{'0' * 32}-{PARENT}-01")],
+    ],
+    ids=("none", "malformed", "two", "zero"),
+)
+def test_without_a_valid_parent_a_trace_begins(tmp_path, collector, given):
+    with Atrio(site(tmp_path, SEEN), **collector.settings) as server:
+        seen = answer(server, headers=[*given, ("Tracestate", "a=1")])
+        spans = collector.spans(count=4)
+    root = spans["GET"]
+    assert (root.parent, root.state) == ("", "") and root.trace not in (TRACE, "0" * 32)
+    assert seen["HTTP_TRACEPARENT"].startswith(f"00-{root.trace}-{spans['application'].id}-")
+    assert "HTTP_TRACESTATE" not in seen
+
+
+def test_who_does_not_propagate_begins_each_trace_and_lets_headers_be(tmp_path, collector):
+    with Atrio(site(tmp_path, SEEN), **collector.settings, OTEL_PROPAGATORS="none") as server:
+        seen = answer(server, headers=[traceparent("01")])
+        assert collector.spans(count=4)["GET"].trace != TRACE
+    assert seen["HTTP_TRACEPARENT"] == traceparent("01")[1]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "flags", "least", "most"),
+    [
+        ("always_off", None, 0, 0),
+        ("always_off", "01", 0, 0),
+        ("always_on", "00", 200, 200),
+        ("parentbased_always_off", "01", 200, 200),
+        # Less likely than 1 in 10^9 to be out of it.
+        ("traceidratio", None, 57, 143),
+        ("parentbased_traceidratio", None, 57, 143),
+        ("parentbased_traceidratio", "01", 200, 200),
+    ],
+)
+def test_the_sampler_decides_which_requests_are_traced(tmp_path, collector, sampler, flags, least, most):
+    settings = collector.settings | {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": "0.5"}
+    with Atrio(site(tmp_path), **settings) as server:
+        with server.connect() as connection:
+            for _ in range(200):
+                assert connection.request(headers=[traceparent(flags)] if flags else []).status == 200
+        server.stop()
+    assert least <= len([span for span in collector.taken if span.name == "GET"]) <= most
+
+
+def test_a_stream_is_a_response_beside_its_application(tmp_path, collector):
+    with Atrio(write(tmp_path, STREAM), **collector.settings) as server:
+        assert server.get().text == "firstlast"
+        spans = collector.spans(count=4)
+    assert spans["application"].seconds >= 0.2 and spans["response"].seconds >= 0.2
+    assert spans["response"].began < spans["application"].ended
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "status", "error"),
+    [
+        ({}, "GET", 500, "500"),
+        ({"path": "/../"}, "GET", 400, None),
+        ({"path": "/../", "method": "BREW"}, "HTTP", 400, None),
+    ],
+)
+def test_what_goes_wrong_is_told_by_its_status(tmp_path, collector, options, name, status, error):
+    with Atrio(write(tmp_path, FAILS), **collector.settings) as server:
+        assert server.get(**options).status == status
+        spans = collector.spans(count=4 if error else 2)
+    root = spans[name]
+    assert root.attributes["http.response.status_code"] == status
+    assert (root.attributes.get("error.type"), root.status.code) == (error, ERROR if error else 0)
+    if error:
+        assert spans["application"].status.code == ERROR
+    else:
+        assert set(spans) == {name, "response"}, "no app thread saw it"
+    if name == "HTTP":
+        assert root.attributes["http.request.method_original"] == "BREW"
+
+
+def test_nothing_of_it_is_there_unless_it_is_asked_for(tmp_path, collector):
+    with Atrio(site(tmp_path, SEEN), OTEL_SERVICE_NAME="shop", OTEL_TRACES_SAMPLER="nonsense") as server:
+        assert not [name for name in threads(server) if "OpenTelemetry" in name]
+        seen = answer(server, headers=[traceparent("01")])
+        assert seen["HTTP_TRACEPARENT"] == traceparent("01")[1]
+        assert server.metric("atrio_spans_exported_total") == 0
+    with Atrio(site(tmp_path), **collector.settings) as server:
+        assert [name for name in threads(server) if "OpenTelemetry" in name]
+    for off in ({"OTEL_TRACES_EXPORTER": "none"}, {"OTEL_SDK_DISABLED": "true"}):
+        with Atrio(site(tmp_path, SEEN), **collector.settings, **off) as server:
+            assert "HTTP_TRACEPARENT" not in answer(server)
+    assert collector.exports == []
+
+
+def test_headers_and_the_path_of_the_endpoint_of_traces_are_as_given(tmp_path, collector):
+    settings = {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.endpoint}/own/path",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20secret,x-tenant=shop",
+    }
+    with Atrio(site(tmp_path), OTEL_BSP_SCHEDULE_DELAY=20, OTEL_SERVICE_NAME="own", **settings) as server:
+        server.get()
+        assert collector.spans(count=4)["GET"].resource["service.name"] == "own"
+        assert "secret" not in server.log()
+    path, headers, _ = collector.exports[0]
+    assert (path, headers["authorization"], headers["x-tenant"]) == ("/own/path", "Bearer secret", "shop")
+
+
+def test_what_is_wrong_is_refused_at_start_all_at_once(tmp_path):
+    wrong = {
+        "OTEL_TRACES_SAMPLER": "sometimes",
+        "OTEL_BSP_MAX_QUEUE_SIZE": "many",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector:4318",
+        "ATRIO_THREADS": "x",
+    }
+    result = run(sites=site(tmp_path), **wrong)
+    assert result.returncode == 78
+    lines = [line.removeprefix("atrio: ") for line in result.stderr.splitlines()]
+    assert sorted(line.partition("=")[0] for line in lines) == sorted(wrong), result.stderr
+
+
+def test_a_reload_and_a_stop_lose_no_span(tmp_path, collector):
+    settings = collector.settings | {"OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    with Atrio(site(tmp_path), **settings) as server:
+        for _ in range(20):
+            server.get()
+        (worker,) = server.workers()
+        server.signal(signal.SIGHUP)
+        eventually(lambda: worker not in server.workers(), what="the end of the first worker")
+        assert len(collector.taken) == 80
+        assert server.metric("atrio_spans_exported_total") == 80
+        for _ in range(20):
+            server.get()
+        assert server.stop() == 0
+    assert len(collector.taken) == 160
+
+
+def test_an_absent_collector_is_not_noticed_by_the_site(tmp_path):
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_BSP_SCHEDULE_DELAY": "20"}
+    with Atrio(site(tmp_path), **settings, OTEL_EXPORTER_OTLP_TIMEOUT=100) as server:
+        for _ in range(50):
+            assert server.get().status == 200
+        eventually(lambda: dropped(server, "unreachable") == 200, what="all spans to be counted")
+        assert server.metric("atrio_spans_exported_total") == 0
+        assert server.stop() == 0
+        assert server.log().count("traces cannot be exported to 127.0.0.1") == 1
+
+
+def test_a_collector_that_hangs_is_not_noticed_by_the_site(tmp_path, collector):
+    collector.gate.clear()
+    sizes = {"OTEL_BSP_MAX_QUEUE_SIZE": "40", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4"}
+    with Atrio(site(tmp_path), **collector.settings, **sizes) as server:
+        began = time.monotonic()
+        with server.connect() as connection:
+            for _ in range(200):
+                assert connection.request().status == 200
+        assert time.monotonic() - began < 10, "the collector is waited for"
+        eventually(lambda: collector.exports, what="an export")
+        assert dropped(server, "queue_full") >= 800 - 40 - 4 * 2
+        assert dropped(server, "unreachable") == 0
+        # It is not waited for at the end, either.
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 20
+
+
+def test_every_span_is_exported_or_counted_as_dropped_once(tmp_path):
+    """By a collector that refuses some exports for good, some for now, and parts of others."""
+    with Collector(400, 503, 200, 429, rejects=1) as collector:
+        settings = collector.settings | {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4", "OTEL_BSP_MAX_QUEUE_SIZE": "2048"}
+        with Atrio(site(tmp_path), **settings) as server:
+            for _ in range(25):
+                server.get()
+
+            def settled():
+                lost = [dropped(server, reason) for reason in ("queue_full", "unreachable", "refused", "shutdown")]
+                exported = server.metric("atrio_spans_exported_total")
+                return exported + sum(lost) == 100 and (exported, lost)
+
+            exported, lost = eventually(settled, what="100 spans")
+            # All that it refused for now has come again.
+            batches = len(collector.exports) - 3
+            assert lost == [0, 0, 100 - exported, 0] and lost[2] >= batches + 1 and exported >= 50
+            assert server.log().count("it answers 400 Bad Request") == 1
+            assert "traces are exported again" in server.log()
+
+
+def test_a_worker_that_leaves_an_absent_collector_counts_its_last_spans(tmp_path):
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}", "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+    with Atrio(site(tmp_path), **settings) as server:
+        server.get()
+        (worker,) = server.workers()
+        began = time.monotonic()
+        server.signal(signal.SIGHUP)
+        eventually(lambda: worker not in server.workers(), what="the end of the first worker")
+        assert time.monotonic() - began < 10
+        assert dropped(server, "unreachable") + dropped(server, "shutdown") == 4
