@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Version};
+use opentelemetry::trace::TraceId;
 
 /// How long a line may wait for company.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
@@ -21,7 +22,7 @@ const LIMIT: usize = 4 * 1024 * 1024;
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// The Common Log Format, then duration and queue time in seconds, and the request id.
+    /// The Common Log Format, then duration and queue time in seconds, the request id, and the trace id if there is one.
     Common,
     /// The same with Referer and User-Agent, as Apache's `combined`.
     Combined,
@@ -42,6 +43,7 @@ pub struct Entry<'a> {
     pub duration: Duration,
     pub queued: Duration,
     pub id: &'a str,
+    pub trace: Option<TraceId>,
     pub referer: Option<&'a HeaderValue>,
     pub user_agent: Option<&'a HeaderValue>,
 }
@@ -172,7 +174,11 @@ fn text(out: &mut Vec<u8>, entry: &Entry, clock: &str, combined: bool) -> std::i
             out.push(b'"');
         }
     }
-    writeln!(out, " {:.6} {:.6} {}", entry.duration.as_secs_f64(), entry.queued.as_secs_f64(), entry.id)
+    write!(out, " {:.6} {:.6} {}", entry.duration.as_secs_f64(), entry.queued.as_secs_f64(), entry.id)?;
+    match entry.trace {
+        Some(trace) => writeln!(out, " {trace}"),
+        None => writeln!(out),
+    }
 }
 
 /// As Apache does: quotes, backslashes and what is not printable ASCII cannot forge a line.
@@ -202,10 +208,19 @@ struct Line<'a> {
     duration: f64,
     queue_time: f64,
     request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "in_digits")]
+    trace_id: Option<TraceId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     referer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user_agent: Option<String>,
+}
+
+fn in_digits<S: serde::Serializer>(trace: &Option<TraceId>, serializer: S) -> Result<S::Ok, S::Error> {
+    match trace {
+        Some(trace) => serializer.collect_str(trace),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn json(out: &mut Vec<u8>, entry: &Entry, clock: &str, millis: i32) -> std::io::Result<()> {
@@ -224,6 +239,7 @@ fn json(out: &mut Vec<u8>, entry: &Entry, clock: &str, millis: i32) -> std::io::
         duration: micros(entry.duration),
         queue_time: micros(entry.queued),
         request_id: entry.id,
+        trace_id: entry.trace,
         referer: header(entry.referer),
         user_agent: header(entry.user_agent),
     };
@@ -250,6 +266,7 @@ mod tests {
             duration: Duration::from_micros(1500),
             queued: Duration::from_micros(20),
             id: "abc",
+            trace: Some(5.into()),
             referer: None,
             user_agent: Some(&agent),
         };
@@ -257,7 +274,7 @@ mod tests {
         text(&mut out, &entry, "01/Jan/2026:00:00:00 +0000", true).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "10.0.0.1 - - [01/Jan/2026:00:00:00 +0000] \"GET /a?\\\"b HTTP/1.1\" 200 5 \"-\" \"a\\\"b\\\\c\\xff\" 0.001500 0.000020 abc\n"
+            "10.0.0.1 - - [01/Jan/2026:00:00:00 +0000] \"GET /a?\\\"b HTTP/1.1\" 200 5 \"-\" \"a\\\"b\\\\c\\xff\" 0.001500 0.000020 abc 00000000000000000000000000000005\n"
         );
         let mut out = Vec::new();
         json(&mut out, &entry, "2026-01-01T00:00:00", 7).unwrap();
@@ -265,5 +282,6 @@ mod tests {
         assert_eq!(line["timestamp"], "2026-01-01T00:00:00.007Z");
         assert_eq!(line["target"], "/a?\"b");
         assert_eq!(line["duration"], 0.0015);
+        assert_eq!(line["trace_id"], "00000000000000000000000000000005");
     }
 }

@@ -102,6 +102,7 @@ impl Drop for Account {
                 duration,
                 queued: self.queued,
                 id: self.id.as_str(),
+                trace: self.place.as_ref().map(|place| place.trace),
                 referer: self.referer.as_ref(),
                 user_agent: self.user_agent.as_ref(),
             });

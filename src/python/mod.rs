@@ -4,6 +4,7 @@ mod abi;
 pub mod app_threads;
 mod cache;
 pub mod interpreter;
+mod log_records;
 mod pip;
 mod pip_errors;
 pub mod requirements;

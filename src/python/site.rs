@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::config::Settings;
 use crate::control::{ImportError, Site};
 use crate::exit::{Code, one_line};
-use crate::python::{abi, interpreter};
+use crate::python::{abi, interpreter, log_records};
 use crate::wsgi::log_stream::{self, LogStream, traceback};
 
 /// The version that this binary embeds, as `3.13`.
@@ -49,7 +49,7 @@ pub fn program(venv: Option<&Path>) -> PathBuf {
     venv.map_or_else(interpreter::binary, |venv| venv.join("bin/python3"))
 }
 
-/// Prepares `sys` for a site: streams that log, `sys.executable`, and the folders to import from, with that of the packages
+/// Prepares `sys` for a site: streams and log records that name requests, `sys.executable`, and the folders to import from, with that of the packages
 /// that were installed for the site.
 pub fn prepare(py: Python, settings: &Settings, site: &Site, installed: Option<&Path>) -> PyResult<()> {
     let sys = py.import("sys")?;
@@ -58,6 +58,7 @@ pub fn prepare(py: Python, settings: &Settings, site: &Site, installed: Option<&
         sys.setattr(name, &stream)?;
         sys.setattr(format!("__{name}__"), stream)?;
     }
+    log_records::tag(py)?;
     let binary = interpreter::binary();
     sys.setattr("executable", binary.as_os_str())?;
     sys.setattr("_base_executable", binary.as_os_str())?;

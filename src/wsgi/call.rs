@@ -10,14 +10,14 @@ use crate::http::job::Job;
 
 use super::environ::Environ;
 use super::file_wrapper::FileWrapper;
-use super::log_stream::{self, traceback};
+use super::log_stream::{self, Ids, traceback};
 use super::start_response::{More, StartResponse, own_item};
 
 /// Runs `application` on `job`, whatever comes of it; the exception that escaped, in a word.
 pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box<Job>) -> Option<String> {
     let environ = environs.build(py, &job);
-    let Job { parts, id, body, reply, .. } = *job;
-    let _current = log_stream::current_request(&id);
+    let _current = log_stream::current_request(&job);
+    let Job { parts, body, reply, .. } = *job;
     let prepared = environ.and_then(|environ| {
         let input = environs.input(py, body)?;
         if let Some(input) = &input {
@@ -28,23 +28,34 @@ pub fn call(py: Python, application: &Bound<PyAny>, environs: &Environ, job: Box
     let (environ, input, response) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            let text = traceback(py, &error);
-            tracing::error!(request_id = id.as_str(), "no environ could be made\n{}", text.trim_end());
+            let (ids, text) = (Ids::current(), traceback(py, &error));
+            tracing::error!(
+                request_id = ids.request(),
+                trace_id = ids.trace(),
+                "no environ could be made\n{}",
+                text.trim_end()
+            );
             return Some(error.to_string());
         }
     };
     let Err(error) = respond(application, &environ, &response) else { return None };
     let broken = input.is_some_and(|input| input.get().is_broken()) && error.is_instance_of::<PyConnectionError>(py);
+    let ids = Ids::current();
     if response.get().is_abandoned() {
-        tracing::debug!(request_id = id.as_str(), "the client has left");
+        tracing::debug!(request_id = ids.request(), trace_id = ids.trace(), "the client has left");
     } else if broken {
         // Not the site's fault, which had to begin before the client was done.
-        tracing::debug!(request_id = id.as_str(), "{error}");
+        tracing::debug!(request_id = ids.request(), trace_id = ids.trace(), "{error}");
         response.get().fail();
     } else {
         // SystemExit, KeyboardInterrupt and MemoryError too: a request never ends the server.
         let (method, path, text) = (&parts.method, parts.uri.path(), traceback(py, &error));
-        tracing::error!(request_id = id.as_str(), "{method} {path} failed\n{}", text.trim_end());
+        tracing::error!(
+            request_id = ids.request(),
+            trace_id = ids.trace(),
+            "{method} {path} failed\n{}",
+            text.trim_end()
+        );
         response.get().fail();
         return Some(error.to_string());
     }
@@ -63,7 +74,13 @@ fn respond(application: &Bound<PyAny>, environ: &Bound<PyDict>, response: &Bound
     let close = body.getattr_opt(intern!(py, "close")).and_then(|close| close.map(|close| close.call0()).transpose());
     match (sent, close) {
         (Err(error), Err(second)) => {
-            tracing::error!("close() failed too\n{}", traceback(py, &second).trim_end());
+            let ids = Ids::current();
+            tracing::error!(
+                request_id = ids.request(),
+                trace_id = ids.trace(),
+                "close() failed too\n{}",
+                traceback(py, &second).trim_end()
+            );
             Err(error)
         }
         (sent, close) => sent.and(close.map(drop)),

@@ -74,7 +74,7 @@ impl Environ {
         let nothing = RequestBody::Memory(Chunks::default());
         template.set_item(key("wsgi.input"), Py::new(py, Input::new(nothing))?)?;
         // What every request sets has its place.
-        let own = ["PATH_INFO", "REQUEST_URI", "RAW_URI", "REMOTE_PORT", "HTTP_X_REQUEST_ID"];
+        let own = ["PATH_INFO", "REQUEST_URI", "RAW_URI", "REMOTE_PORT", "HTTP_X_REQUEST_ID", "atrio.request_id"];
         for name in ADDRESSES.into_iter().chain(own) {
             template.set_item(key(name), "")?;
         }
@@ -154,7 +154,12 @@ impl Environ {
         if let Some(host) = job.target.authority(&job.parts) {
             environ.set_item(intern!(py, "HTTP_HOST"), host)?;
         }
-        environ.set_item(intern!(py, "HTTP_X_REQUEST_ID"), job.id.as_str())?;
+        let id = PyString::new(py, job.id.as_str());
+        environ.set_item(intern!(py, "HTTP_X_REQUEST_ID"), &id)?;
+        environ.set_item(intern!(py, "atrio.request_id"), id)?;
+        if let Some(place) = &job.place {
+            environ.set_item(intern!(py, "atrio.trace_id"), latin1(py, &place.traceparent()[3..35]))?;
+        }
         if let Some(place) = job.place.as_ref().filter(|place| place.propagates) {
             // What the site records itself is part of what its application does.
             environ.set_item(intern!(py, "HTTP_TRACEPARENT"), latin1(py, &place.traceparent()))?;

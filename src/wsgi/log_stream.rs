@@ -2,34 +2,65 @@
 
 use std::cell::RefCell;
 
+use opentelemetry::trace::TraceId;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use tracing::field::{DisplayValue, display};
+
+use crate::http::job::Job;
 use crate::http::request_id::RequestId;
 
 /// Text without an end of line is logged at this size, so that it does not gather without bound.
 const LIMIT: usize = 64 * 1024;
 
 thread_local! {
-    static CURRENT: RefCell<Option<RequestId>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Ids> = const { RefCell::new(Ids(None)) };
     /// What this thread has written since its last end of line, by stream.
     static PENDING: RefCell<Vec<(&'static str, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What names the request that a thread runs, and the trace that it is part of; nothing, if there is none.
+#[derive(Clone, Default)]
+pub struct Ids(Option<(RequestId, Option<TraceId>)>);
+
+impl Ids {
+    /// Those of this thread's request.
+    pub fn current() -> Self {
+        CURRENT.with_borrow(Ids::clone)
+    }
+
+    pub fn request(&self) -> Option<&str> {
+        self.0.as_ref().map(|(id, _)| id.as_str())
+    }
+
+    pub fn trace(&self) -> Option<DisplayValue<TraceId>> {
+        self.0.as_ref().and_then(|(_, trace)| trace.map(display))
+    }
+}
+
+/// For Python: the ids of the request and of the trace, `-` where there is none.
+#[pyfunction]
+pub fn current_ids() -> (String, String) {
+    let ids = Ids::current();
+    let or_dash = |id: Option<String>| id.unwrap_or_else(|| "-".into());
+    (or_dash(ids.request().map(str::to_owned)), or_dash(ids.trace().map(|trace| trace.to_string())))
 }
 
 /// While it lives, what this thread prints belongs to a request.
 pub struct Current;
 
-/// Attributes what this thread prints from now on to the request `id`.
-pub fn current_request(id: &RequestId) -> Current {
-    CURRENT.with(|current| current.replace(Some(id.clone())));
+/// Attributes what this thread prints from now on to a request.
+pub fn current_request(job: &Job) -> Current {
+    CURRENT.set(Ids(Some((job.id.clone(), job.place.as_ref().map(|place| place.trace)))));
     Current
 }
 
 impl Drop for Current {
     fn drop(&mut self) {
         flush();
-        CURRENT.with(|current| current.replace(None));
+        CURRENT.set(Ids(None));
     }
 }
 
@@ -45,9 +76,8 @@ fn log(stream: &str, text: &str) {
     if text.is_empty() {
         return;
     }
-    CURRENT.with_borrow(|id| match id {
-        Some(id) => tracing::info!(target: "site", stream, request_id = id.as_str(), "{text}"),
-        None => tracing::info!(target: "site", stream, "{text}"),
+    CURRENT.with_borrow(|ids| {
+        tracing::info!(target: "site", stream, request_id = ids.request(), trace_id = ids.trace(), "{text}");
     });
 }
 

@@ -15,6 +15,7 @@ use crate::http::file::Part;
 use crate::http::job::{self, Reply};
 use crate::http::stream::{End, Sender, Sent};
 
+use super::log_stream::Ids;
 use super::response::{self, Declared};
 
 /// Up to this size a block is copied; beyond, the response keeps the site's own bytes object.
@@ -108,7 +109,12 @@ impl StartResponse {
         if let Some(left) = left {
             surplus = data.len() as u64 > *left;
             if surplus {
-                tracing::warn!("the site sent more than its Content-Length: the rest is dropped");
+                let ids = Ids::current();
+                tracing::warn!(
+                    request_id = ids.request(),
+                    trace_id = ids.trace(),
+                    "the site sent more than its Content-Length: the rest is dropped"
+                );
                 data.truncate(*left as usize);
             }
             *left -= data.len() as u64;
@@ -232,7 +238,12 @@ impl StartResponse {
 }
 
 fn too_short() {
-    tracing::error!("the site sent less than its Content-Length: the connection is cut");
+    let ids = Ids::current();
+    tracing::error!(
+        request_id = ids.request(),
+        trace_id = ids.trace(),
+        "the site sent less than its Content-Length: the connection is cut"
+    );
 }
 
 fn bytes<'a, 'py>(block: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyBytes>> {

@@ -22,6 +22,7 @@ TYPES = {
     "duration": float,
     "queue_time": float,
     "request_id": str,
+    "trace_id": str,
     "referer": str,
     "user_agent": str,
 }
@@ -54,7 +55,7 @@ def test_every_line_is_one_json_object_with_the_documented_fields(tmp_path):
         lines = logged(server)
     assert len(lines) == 6
     for line in lines:
-        assert set(TYPES) - {"referer", "user_agent"} <= line.keys() <= TYPES.keys()
+        assert set(TYPES) - {"trace_id", "referer", "user_agent"} <= line.keys() <= TYPES.keys()
         assert all(isinstance(value, TYPES[name]) for name, value in line.items()), line
         assert began.replace(microsecond=0) <= datetime.fromisoformat(line["timestamp"]) <= datetime.now(UTC)
         assert (line["kind"], line["site"], line["remote_addr"]) == ("access", "shop", "127.0.0.1")

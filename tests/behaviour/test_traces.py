@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from behaviour.support import answer, site, write
+from behaviour.support import answer, records, site, write
 from collector import Collector
 from harness import Atrio, eventually, free_port, run
 
@@ -300,3 +300,75 @@ def test_a_worker_that_leaves_an_absent_collector_counts_its_last_spans(tmp_path
         eventually(lambda: worker not in server.workers(), what="the end of the first worker")
         assert time.monotonic() - began < 10
         assert dropped(server, "unreachable") + dropped(server, "shutdown") == 4
+
+
+LOGS = """
+    import logging
+    logging.basicConfig(format="%(request_id)s|%(trace_id)s|%(message)s")
+    logging.warning("imported")
+
+    def application(environ, start_response):
+        logging.getLogger("shop").warning("in a request")
+        print("printed")
+        assert environ["PATH_INFO"] != "/fails"
+        assert environ["atrio.request_id"] == environ["HTTP_X_REQUEST_ID"]
+        assert environ.get("atrio.trace_id") == (environ.get("HTTP_TRACEPARENT", "")[3:35] or None)
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
+"""
+
+
+@pytest.mark.parametrize("flags", ["00", "01"])
+def test_every_line_that_a_request_leaves_has_the_ids_of_request_and_trace(tmp_path, collector, flags):
+    with Atrio(write(tmp_path, LOGS), **collector.settings, log_format="json") as server:
+        assert server.get("/", [traceparent(flags, "f" * 32)]).status == 200, server.log()
+        ids = server.get("/fails", [traceparent(flags)]).header("x-request-id")
+        server.stop()
+        lines = records(server.log())
+        access = records(server.access_log())[1]
+    (imported,) = [line for line in lines if line["message"].endswith("|imported")]
+    assert imported["message"] == "-|-|imported" and "trace_id" not in imported
+    found = [line for line in lines if line.get("trace_id") == TRACE]
+    words = [line["message"] for line in found]
+    assert words[0] == f"{ids}|{TRACE}|in a request" and words[1] == "printed" and "AssertionError" in words[2]
+    assert {line["request_id"] for line in found} == {ids} and len(found) == 3
+    assert (access["request_id"], access["trace_id"]) == (ids, TRACE)
+
+
+def test_without_traces_lines_have_the_request_s_id_alone(tmp_path):
+    with Atrio(write(tmp_path, LOGS), access_log="json") as server:
+        ids = server.get().header("x-request-id")
+        server.stop()
+        assert f"{ids}|-|in a request" in server.log() and "trace_id" not in server.log() + server.access_log()
+
+
+def test_the_common_form_of_the_access_log_ends_in_the_trace(tmp_path, collector):
+    with Atrio(site(tmp_path), **collector.settings, access_log="common") as server:
+        ids = server.get(headers=[traceparent("01")]).header("x-request-id")
+        server.wait_log(f" {ids} {TRACE}\n", where="access_log")
+
+
+LAZY = """
+    import sys
+
+    def application(environ, start_response):
+        before = "logging" in sys.modules
+        import inspect, logging
+        logging.warning("%s", before)
+        logging.error("own", extra={"request_id": "of the site"})
+        assert "class Logger" in inspect.getsource(logging)
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(request_id)s %(message)s"))
+        logging.root.handlers[:] = [handler]
+        logging.error("again", extra={"request_id": "of the site"})
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
+"""
+
+
+def test_a_site_without_logging_does_not_import_it_and_one_with_ids_of_its_own_keeps_them(tmp_path):
+    with Atrio(write(tmp_path, LAZY)) as server:
+        assert server.get().status == 200, server.log()
+        server.stop()
+        messages = [line["message"] for line in records(server.log())]
+    assert "WARNING:root:False" in messages and "of the site again" in messages
