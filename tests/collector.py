@@ -1,8 +1,11 @@
 """An OpenTelemetry collector: takes spans by OTLP, and can be slow, full, or wrong about it."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -33,17 +36,20 @@ def plain(attributes):
 
 
 class Collector:
-    """By HTTP. A context manager: inside, it listens. `answers` are the status codes of the next exports, 200 when there are no more;
+    """By HTTP. A context manager: outside, it is gone. `answers` are the status codes of the next exports, 200 when there are no more;
     `rejects` says how many spans of each it refuses; `gate` is what each export waits for."""
 
     def __init__(self, *answers, rejects=0):
         self.answers, self.rejects = list(answers), rejects
         self.exports = []
-        """(path, headers, request) of everything that arrived."""
+        """(path, headers, request) of everything that arrived; gRPC tells no path."""
         self.taken = []
         """The spans that it has accepted."""
         self.gate = threading.Event()
         self.gate.set()
+        self.listen()
+
+    def listen(self):
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,6 +72,11 @@ class Collector:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
 
     def take(self, path, headers, request):
         self.exports.append((path, headers, request))
@@ -98,11 +109,35 @@ class Collector:
         return {span.name: span for span in eventually(found, what=f"{count} spans; there are {self.taken}")}
 
     def __enter__(self):
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self.thread.start()
         return self
 
     def __exit__(self, *_):
         self.gate.set()
-        self.server.shutdown()
-        self.server.server_close()
+        self.close()
+
+
+class GrpcCollector(Collector):
+    """By gRPC: what is 200, 400 and 503 by HTTP are OK, INVALID_ARGUMENT and UNAVAILABLE."""
+
+    def listen(self):
+        collector, codes = self, {400: grpc.StatusCode.INVALID_ARGUMENT, 503: grpc.StatusCode.UNAVAILABLE}
+
+        class Service(trace_service_pb2_grpc.TraceServiceServicer):
+            def Export(self, request, context):
+                headers = {name: value for name, value in context.invocation_metadata()}
+                status, answer = collector.take("", headers, request)
+                if status != 200:
+                    context.abort(codes[status], "as the test wants it")
+                return answer
+
+        self.server = grpc.server(ThreadPoolExecutor(4))
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Service(), self.server)
+        self.endpoint = f"http://127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        self.server.start()
+
+    def close(self):
+        self.server.stop(None)
+
+    @property
+    def settings(self):
+        return super().settings | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}

@@ -28,4 +28,4 @@ pub use load::{Loaded, load};
 pub use render::{Format, help, render};
 pub use settings::{LogFormat, Preload, Requirements, Settings};
 pub use sources::Source;
-pub use traces::{Sampler, Traces};
+pub use traces::{Protocol, Sampler, Traces};

@@ -15,10 +15,12 @@ use super::sources::Source;
 pub struct Traces {
     /// The collector. Default `localhost`. From `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, else `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub host: String,
-    /// Default 4318.
+    /// Default 4318, or 4317 by gRPC.
     pub port: u16,
-    /// Default `/v1/traces`.
+    /// Default `/v1/traces`, or gRPC's own.
     pub path: String,
+    /// Default `http/protobuf`. From `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    pub protocol: Protocol,
     /// Sent with every export. From `OTEL_EXPORTER_OTLP_HEADERS`; secret.
     pub headers: Vec<(String, String)>,
     /// For one export, repetitions included. Default 10 s. From `OTEL_EXPORTER_OTLP_TIMEOUT` and `OTEL_BSP_EXPORT_TIMEOUT`.
@@ -37,6 +39,15 @@ pub struct Traces {
     pub batch: usize,
 }
 
+/// How OTLP is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// `http/protobuf`.
+    Http,
+    /// `grpc`.
+    Grpc,
+}
+
 /// Decides which traces are recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampler {
@@ -45,6 +56,9 @@ pub struct Sampler {
     /// The part of the traces, from 0 to 1.
     pub ratio: f64,
 }
+
+/// Service and method of OTLP for traces.
+const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
 const ENDPOINT: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
 const PROTOCOL: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
@@ -66,9 +80,9 @@ pub(super) fn read(source: &Source, problems: &mut Vec<String>) -> Option<Traces
     if !variables.turn_on() {
         return None;
     }
-    variables.protocol();
+    let protocol = variables.protocol();
     variables.one(&COMPRESSION, (), |word| (word == "none").then_some(()), "traces are sent as they are: give none");
-    let (host, port, path) = variables.endpoint();
+    let (host, port, path) = variables.endpoint(protocol);
     let queue = variables.whole("OTEL_BSP_MAX_QUEUE_SIZE", 2048);
     let batch = variables.whole(BATCH, 512.min(queue));
     if batch > queue {
@@ -82,6 +96,7 @@ pub(super) fn read(source: &Source, problems: &mut Vec<String>) -> Option<Traces
         host,
         port,
         path,
+        protocol,
         headers: variables.headers(),
         timeout,
         sampler: variables.sampler(),
@@ -135,12 +150,25 @@ impl<'a> Variables<'a> {
         self.one(&["OTEL_TRACES_EXPORTER"], given, parse, "give otlp or none")
     }
 
-    fn protocol(&mut self) {
-        self.one(&PROTOCOL, (), |word| (word == "http/protobuf").then_some(()), "give http/protobuf")
+    fn protocol(&mut self) -> Protocol {
+        let parse = |word: &str| match word {
+            "http/protobuf" => Some(Protocol::Http),
+            "grpc" => Some(Protocol::Grpc),
+            _ => None,
+        };
+        self.one(&PROTOCOL, Protocol::Http, parse, "give http/protobuf or grpc")
     }
 
-    fn endpoint(&mut self) -> (String, u16, String) {
-        let (name, text) = self.first(&ENDPOINT).unwrap_or((ENDPOINT[1], "http://localhost:4318".into()));
+    fn endpoint(&mut self, protocol: Protocol) -> (String, u16, String) {
+        let default = match protocol {
+            Protocol::Http => "http://localhost:4318",
+            Protocol::Grpc => "http://localhost:4317",
+        };
+        let (name, mut text) = self.first(&ENDPOINT).unwrap_or((ENDPOINT[1], default.into()));
+        if protocol == Protocol::Grpc && !text.contains("://") {
+            // As gRPC itself names its targets.
+            text.insert_str(0, "http://");
+        }
         let parsed = text.parse::<Uri>().ok().filter(|uri| uri.host().is_some_and(|host| !host.is_empty()));
         let uri = match parsed.as_ref().and_then(Uri::scheme_str) {
             Some("http") => parsed.unwrap_or_default(),
@@ -156,8 +184,11 @@ impl<'a> Variables<'a> {
         };
         let own = uri.path_and_query().map_or("/", |path| path.as_str());
         // The one for all signals is a base; the one for traces stands as it is.
-        let path =
-            if name == ENDPOINT[1] { format!("{}/v1/traces", own.trim_end_matches('/')) } else { own.to_owned() };
+        let path = match protocol {
+            Protocol::Grpc => GRPC_PATH.to_owned(),
+            Protocol::Http if name == ENDPOINT[1] => format!("{}/v1/traces", own.trim_end_matches('/')),
+            Protocol::Http => own.to_owned(),
+        };
         (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(80), path)
     }
 
@@ -278,6 +309,16 @@ mod tests {
         let path = |name, value| traces(&[(name, value)]).path;
         assert_eq!(path("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:1/base/"), "/base/v1/traces");
         assert_eq!(path("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:1/base/"), "/base/");
+        let grpc = |endpoint| {
+            let by_grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+            let Traces { host, port, path, .. } =
+                traces(&[("OTEL_TRACES_EXPORTER", "otlp"), by_grpc, ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
+            (host, port, path)
+        };
+        let expected = |host: &str, port| (host.to_owned(), port, GRPC_PATH.to_owned());
+        assert_eq!(grpc(""), expected("localhost", 4317));
+        assert_eq!(grpc("http://c:1/ignored"), expected("c", 1));
+        assert_eq!(grpc("c:1"), expected("c", 1));
         let both = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:1"), ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://b")];
         let both = traces(&both);
         assert_eq!((both.host.as_str(), both.port, both.path.as_str()), ("b", 80, "/"));

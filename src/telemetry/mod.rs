@@ -1,5 +1,7 @@
-//! The log: records of Atrio and of its sites, on stderr. Below it, traces: `tracer` and its `exporter`.
+//! The log: records of Atrio and of its sites, on stderr. Below it, traces: `tracer`, its `exporter`, and the
+//! `collector` as that sees it.
 
+mod collector;
 mod exporter;
 pub mod tracer;
 

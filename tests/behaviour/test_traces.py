@@ -1,5 +1,6 @@
 """What a collector hears of requests, what the site and its clients do not notice of that, and what OTEL_* variables say."""
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from behaviour.support import answer, records, site, write
-from collector import Collector
+from collector import Collector, GrpcCollector
 from harness import Atrio, eventually, free_port, run
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -48,6 +49,9 @@ def threads(server):
 def collector():
     with Collector() as collector:
         yield collector
+
+
+PROTOCOLS = pytest.mark.parametrize("protocol", [Collector, GrpcCollector])
 
 
 def test_a_request_is_a_server_span_with_what_it_consists_of(tmp_path, collector):
@@ -211,6 +215,29 @@ def test_headers_and_the_path_of_the_endpoint_of_traces_are_as_given(tmp_path, c
     assert (path, headers["authorization"], headers["x-tenant"]) == ("/own/path", "Bearer secret", "shop")
 
 
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_spans_go_by_grpc_too(tmp_path, scheme):
+    with GrpcCollector() as collector:
+        settings = collector.settings | {"OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=shop"}
+        settings["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.endpoint.replace("http://", scheme)
+        with Atrio(site(tmp_path / "shop"), **settings) as server:
+            server.get(headers=[traceparent("01")])
+            spans = collector.spans(TRACE, 4)
+    assert (spans["GET"].parent, spans["GET"].resource["service.name"]) == (PARENT, "shop")
+    assert collector.exports[0][1]["x-tenant"] == "shop"
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_collector_of_the_other_protocol_is_named_in_the_log(tmp_path, protocol):
+    kind = Collector if protocol == "grpc" else GrpcCollector
+    with kind() as collector:
+        settings = collector.settings | {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TIMEOUT": "100"}
+        with Atrio(site(tmp_path), **settings) as server:
+            assert server.get().status == 200
+            eventually(lambda: dropped(server, "unreachable") + dropped(server, "refused") == 4)
+            server.wait_log("traces cannot be exported to 127.0.0.1")
+
+
 def test_what_is_wrong_is_refused_at_start_all_at_once(tmp_path):
     wrong = {
         "OTEL_TRACES_SAMPLER": "sometimes",
@@ -251,10 +278,12 @@ def test_an_absent_collector_is_not_noticed_by_the_site(tmp_path):
         assert server.log().count("traces cannot be exported to 127.0.0.1") == 1
 
 
-def test_a_collector_that_hangs_is_not_noticed_by_the_site(tmp_path, collector):
+@PROTOCOLS
+def test_a_collector_that_hangs_is_not_noticed_by_the_site(tmp_path, protocol):
+    collector = protocol()
     collector.gate.clear()
     sizes = {"OTEL_BSP_MAX_QUEUE_SIZE": "40", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4"}
-    with Atrio(site(tmp_path), **collector.settings, **sizes) as server:
+    with collector, Atrio(site(tmp_path), **collector.settings, **sizes) as server:
         began = time.monotonic()
         with server.connect() as connection:
             for _ in range(200):
@@ -269,9 +298,10 @@ def test_a_collector_that_hangs_is_not_noticed_by_the_site(tmp_path, collector):
         assert time.monotonic() - began < 20
 
 
-def test_every_span_is_exported_or_counted_as_dropped_once(tmp_path):
+@PROTOCOLS
+def test_every_span_is_exported_or_counted_as_dropped_once(tmp_path, protocol):
     """By a collector that refuses some exports for good, some for now, and parts of others."""
-    with Collector(400, 503, 200, 429, rejects=1) as collector:
+    with protocol(400, 503, 200, 503, rejects=1) as collector:
         settings = collector.settings | {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4", "OTEL_BSP_MAX_QUEUE_SIZE": "2048"}
         with Atrio(site(tmp_path), **settings) as server:
             for _ in range(25):
@@ -286,7 +316,9 @@ def test_every_span_is_exported_or_counted_as_dropped_once(tmp_path):
             # All that it refused for now has come again.
             batches = len(collector.exports) - 3
             assert lost == [0, 0, 100 - exported, 0] and lost[2] >= batches + 1 and exported >= 50
-            assert server.log().count("it answers 400 Bad Request") == 1
+            assert (
+                len(re.findall("it answers (400 Bad Request|with the status 3 of gRPC as the test)", server.log())) == 1
+            )
             assert "traces are exported again" in server.log()
 
 
