@@ -74,6 +74,10 @@ impl Account {
     pub fn is_sampled(&self) -> bool {
         self.place.as_ref().is_some_and(Place::is_sampled)
     }
+
+    fn recorded_trace(&self) -> Option<u128> {
+        self.place.as_ref().filter(|place| place.is_sampled()).map(|place| u128::from_be_bytes(place.trace.to_bytes()))
+    }
 }
 
 impl Drop for Account {
@@ -86,7 +90,7 @@ impl Drop for Account {
         }
         slot.response_body_bytes.fetch_add(self.sent, Relaxed);
         let labels = Labels::new(self.method.as_str(), self.status, self.version == Version::HTTP_10);
-        slot.count_request(labels, duration);
+        slot.count_request(labels, duration, self.recorded_trace());
         if let (Some(tracer), Some(place)) = (&self.shared.tracer, &self.place) {
             place.record_request(tracer, self, now);
         }

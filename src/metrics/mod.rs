@@ -5,9 +5,11 @@
 //! worker of that slot left it, so nothing goes backwards when a worker dies. [`site`] is the same for the metrics that a site has itself.
 
 pub mod activity;
+mod exemplar;
 pub mod histogram;
 mod openmetrics;
 pub mod process;
+mod reasons;
 pub mod render;
 pub mod report;
 pub mod scoreboard;
@@ -16,5 +18,6 @@ pub mod site;
 pub mod units;
 
 pub use activity::Activity;
-pub use scoreboard::{Lost, Reject, Restart, Scoreboard, Slot, State};
+pub use reasons::{Lost, Reject, Restart};
+pub use scoreboard::{Scoreboard, Slot, State};
 pub use site::SiteMetrics;

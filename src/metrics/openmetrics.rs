@@ -1,10 +1,12 @@
 //! The same families in OpenMetrics' text format, version 1.0, that the `prometheus` crate does not write.
 //!
-//! Where a bucket's line ends an exemplar may stand; those of Atrio's own families have none yet.
+//! Where a bucket's line ends stands the trace of a request that it counts.
 
 use std::fmt::Write;
 
 use prometheus::proto::{LabelPair, MetricFamily, MetricType};
+
+use super::exemplar::Exemplar;
 
 /// Base units that a name may end in.
 const UNITS: [&str; 2] = ["seconds", "bytes"];
@@ -12,10 +14,12 @@ const UNITS: [&str; 2] = ["seconds", "bytes"];
 /// Behind the last family.
 pub const END: &str = "# EOF\n";
 
-pub fn encode(families: &[MetricFamily], out: &mut String) {
-    for family in families {
+/// `exemplars`: those of each metric of the first family.
+pub fn encode(families: &[MetricFamily], exemplars: &[Vec<Exemplar>], out: &mut String) {
+    for (number, family) in families.iter().enumerate() {
+        let exemplars = if number == 0 { exemplars } else { &[] };
         // Writing to a String cannot fail.
-        let _ = write_family(out, family);
+        let _ = write_family(out, family, exemplars);
     }
 }
 
@@ -39,7 +43,7 @@ pub fn name(family: &MetricFamily) -> &str {
     if is_counter { family.name().trim_end_matches("_total") } else { family.name() }
 }
 
-fn write_family(out: &mut String, family: &MetricFamily) -> std::fmt::Result {
+fn write_family(out: &mut String, family: &MetricFamily, exemplars: &[Vec<Exemplar>]) -> std::fmt::Result {
     let kind = family.get_field_type();
     let name = name(family);
     writeln!(out, "# TYPE {name} {}", word(kind))?;
@@ -47,12 +51,20 @@ fn write_family(out: &mut String, family: &MetricFamily) -> std::fmt::Result {
         writeln!(out, "# UNIT {name} {unit}")?;
     }
     writeln!(out, "# HELP {name} {}", escape(family.help()))?;
-    for metric in family.get_metric() {
+    for (number, metric) in family.get_metric().iter().enumerate() {
+        let mut exemplars = exemplars.get(number).cloned().unwrap_or_default();
         let labels = metric.get_label();
         let mut sample = |suffix: &str, le: Option<f64>, value: f64| {
             write!(out, "{name}{suffix}")?;
             write_labels(out, labels, le)?;
-            writeln!(out, " {value}")
+            write!(out, " {value}")?;
+            // Of the histogram's exemplars, those of the buckets before this one are gone already.
+            let counted = |e: &mut Exemplar| le.is_some_and(|bound| e.value.as_secs_f64() <= bound);
+            if let Some(newest) = exemplars.extract_if(.., counted).max_by_key(|exemplar| exemplar.at) {
+                let Exemplar { trace, value, at } = newest;
+                write!(out, " # {{trace_id=\"{trace:032x}\"}} {} {}", value.as_secs_f64(), at.as_secs_f64())?;
+            }
+            writeln!(out)
         };
         match kind {
             MetricType::COUNTER => sample("_total", None, metric.get_counter().get_value())?,

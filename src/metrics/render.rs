@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram as Proto, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::exemplar::Exemplar;
 use super::histogram::{Bounds, Histogram, INNER_BOUNDS, REQUEST_BOUNDS};
 use super::openmetrics;
 use super::process::Process;
-use super::scoreboard::{Labels, Lost, Reject, Restart, Slot, State};
+use super::reasons::{Lost, Reject, Restart};
+use super::scoreboard::{Labels, Slot, State};
 use super::site::{self, SiteMetrics};
 
 /// What only the supervisor knows.
@@ -95,14 +97,14 @@ const HISTOGRAMS: [(&str, &str, Read<Histogram>); 4] = [
 
 /// All metrics: Atrio's, then the site's. With the names of those of the site that are left out, for something else has their names.
 pub fn metrics(slots: &[Slot], own: SiteMetrics, facts: &Facts, format: Format) -> (String, Vec<String>) {
-    let families = families(slots, own, facts);
+    let (families, exemplars) = families(slots, own, facts);
     let names = families
         .iter()
         .flat_map(|family| site::sample_names(openmetrics::word(family.get_field_type()), openmetrics::name(family)));
     let taken = names.collect();
     let mut out = String::with_capacity(16 * 1024);
     match format {
-        Format::OpenMetrics => openmetrics::encode(&families, &mut out),
+        Format::OpenMetrics => openmetrics::encode(&families, &exemplars, &mut out),
         // Writing to a String cannot fail, and every family has samples and a name.
         Format::Text => drop(TextEncoder::new().encode_utf8(&families, &mut out)),
     }
@@ -113,13 +115,15 @@ pub fn metrics(slots: &[Slot], own: SiteMetrics, facts: &Facts, format: Format) 
     (out, dropped)
 }
 
-fn families(slots: &[Slot], own: SiteMetrics, facts: &Facts) -> Vec<MetricFamily> {
+/// And the exemplars of each metric of the first family.
+fn families(slots: &[Slot], own: SiteMetrics, facts: &Facts) -> (Vec<MetricFamily>, Vec<Vec<Exemplar>>) {
+    let (requests, exemplars) = requests(slots, facts.site);
     let site = || label("site", facts.site);
     let mut all = vec![family(
         "http_server_request_duration_seconds",
         "Time from the first byte of a request to the last byte of its response.",
         MetricType::HISTOGRAM,
-        requests(slots, facts.site),
+        requests,
     )];
     for (name, help, read) in HISTOGRAMS {
         let (counts, sum) = slots.iter().map(read).fold(([0; 15], 0.0), add);
@@ -219,7 +223,7 @@ fn families(slots: &[Slot], own: SiteMetrics, facts: &Facts) -> Vec<MetricFamily
     ];
     all.push(family("atrio_build_info", "What this binary is.", MetricType::GAUGE, vec![gauge(build, 1.0)]));
     all.extend(supervisor(&facts.process));
-    all
+    (all, exemplars)
 }
 
 /// What Prometheus expects of the process that answers, which is the supervisor.
@@ -243,7 +247,7 @@ fn supervisor(process: &Process) -> Vec<MetricFamily> {
     all
 }
 
-fn requests(slots: &[Slot], site: &str) -> Vec<Metric> {
+fn requests(slots: &[Slot], site: &str) -> (Vec<Metric>, Vec<Vec<Exemplar>>) {
     let mut series: BTreeMap<Labels, ([u64; 15], f64)> = BTreeMap::new();
     for (labels, one) in slots.iter().flat_map(Slot::requests) {
         let sum = series.entry(labels).or_insert(([0; 15], 0.0));
@@ -253,6 +257,11 @@ fn requests(slots: &[Slot], site: &str) -> Vec<Metric> {
     if series.is_empty() {
         series.insert(Labels::new("GET", 200, false), ([0; 15], 0.0));
     }
+    let of = |labels: &Labels| {
+        let found = slots.iter().flat_map(Slot::exemplars).filter(|(of, _)| of == labels);
+        found.map(|(_, exemplar)| exemplar).collect()
+    };
+    let exemplars = series.keys().map(of).collect();
     let metric = |(labels, (counts, sum)): (Labels, _)| {
         let pairs = vec![
             label("site", site),
@@ -262,7 +271,7 @@ fn requests(slots: &[Slot], site: &str) -> Vec<Metric> {
         ];
         histogram(pairs, &REQUEST_BOUNDS, counts, sum)
     };
-    series.into_iter().map(metric).collect()
+    (series.into_iter().map(metric).collect(), exemplars)
 }
 
 fn add((mut counts, sum): ([u64; 15], f64), one: &Histogram) -> ([u64; 15], f64) {
@@ -354,7 +363,7 @@ mod tests {
         for slot in board.slots() {
             slot.occupy(1, 1, 4);
             slot.set_state(State::Ready);
-            slot.count_request(Labels::new("GET", 200, false), std::time::Duration::from_millis(20));
+            slot.count_request(Labels::new("GET", 200, false), std::time::Duration::from_millis(20), None);
         }
         let facts = Facts {
             site: "shop",

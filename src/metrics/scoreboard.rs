@@ -10,7 +10,9 @@ use zerocopy::FromZeros;
 use crate::os;
 
 use super::activity::{Activity, Failures, monotonic_nanos};
+use super::exemplar::{Exemplar, Last};
 use super::histogram::{Histogram, REQUEST_BOUNDS};
+use super::reasons::{Lost, Reject};
 
 /// How many combinations of method, status and protocol version a slot can tell apart. Real sites show
 /// a dozen or two; what goes past the limit is counted under method and status `_OTHER`.
@@ -19,69 +21,6 @@ pub const SERIES: usize = 128;
 /// The methods that are told apart; all others count as `_OTHER`.
 pub const METHODS: [&str; 10] =
     ["_OTHER", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-
-/// Why a request was answered without reaching the site.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Reject {
-    BadRequest,
-    HeaderTimeout,
-    HeaderTooLarge,
-    BodyTimeout,
-    BodyTooLarge,
-    QueueFull,
-    QueueTimeout,
-    /// The request's body could not be kept in a temporary file.
-    Spool,
-    /// Past `ATRIO_MAX_CONNECTIONS`.
-    Connections,
-}
-
-impl Reject {
-    pub const NAMES: [&str; 9] = [
-        "bad_request",
-        "header_timeout",
-        "header_too_large",
-        "body_timeout",
-        "body_too_large",
-        "queue_full",
-        "queue_timeout",
-        "spool",
-        "connections",
-    ];
-}
-
-/// Why a span was not exported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Lost {
-    QueueFull,
-    /// The collector did not answer in time, or there was none.
-    Unreachable,
-    /// The collector did not want it.
-    Refused,
-    /// The worker left before the collector had it.
-    Shutdown,
-}
-
-impl Lost {
-    pub const NAMES: [&str; 4] = ["queue_full", "unreachable", "refused", "shutdown"];
-}
-
-/// Why a worker was replaced by another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Restart {
-    /// It ended unasked.
-    Crashed,
-    Reload,
-    /// Somebody sent it SIGTERM.
-    Terminated,
-}
-
-impl Restart {
-    pub const NAMES: [&str; 3] = ["crashed", "reload", "terminated"];
-}
 
 /// What a slot's worker does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +40,7 @@ pub struct Series {
     key: AtomicU32,
     _padding: AtomicU32,
     pub duration: Histogram,
+    exemplar: Last,
 }
 
 /// The labels of a [`Series`].
@@ -201,8 +141,13 @@ impl Slot {
     }
 
     /// Counts a request that is over. Only the thread that drives the slot's runtime calls this.
-    pub fn count_request(&self, labels: Labels, duration: Duration) {
-        self.series(labels).duration.observe(&REQUEST_BOUNDS, duration);
+    /// `trace`: the one that is recorded of it.
+    pub fn count_request(&self, labels: Labels, duration: Duration, trace: Option<u128>) {
+        let series = self.series(labels);
+        series.duration.observe(&REQUEST_BOUNDS, duration);
+        if let Some(trace) = trace {
+            series.exemplar.set(trace, duration);
+        }
     }
 
     fn series(&self, labels: Labels) -> &Series {
@@ -225,6 +170,11 @@ impl Slot {
     /// The series in use.
     pub fn requests(&self) -> impl Iterator<Item = (Labels, &Histogram)> {
         self.series.iter().filter_map(|s| Labels::from_key(s.key.load(Relaxed)).map(|labels| (labels, &s.duration)))
+    }
+
+    /// The last request of each series whose trace is recorded.
+    pub fn exemplars(&self) -> impl Iterator<Item = (Labels, Exemplar)> {
+        self.series.iter().filter_map(|s| Some((Labels::from_key(s.key.load(Relaxed))?, s.exemplar.get()?)))
     }
 
     pub fn count_reject(&self, reason: Reject) {
@@ -359,11 +309,11 @@ mod tests {
         let slot = board.slot(1);
         slot.occupy(7, 1, 8);
         slot.begin_request();
-        slot.count_request(Labels::new("GET", 200, false), Duration::from_millis(3));
+        slot.count_request(Labels::new("GET", 200, false), Duration::from_millis(3), None);
         slot.vacate();
         slot.occupy(8, 2, 8);
         slot.begin_request();
-        slot.count_request(Labels::new("GET", 200, false), Duration::from_secs(20));
+        slot.count_request(Labels::new("GET", 200, false), Duration::from_secs(20), None);
         assert_eq!((slot.active_requests(), slot.lost()), (0, 0));
         let all: Vec<_> = slot.requests().collect();
         assert_eq!(all.len(), 1);
@@ -379,7 +329,7 @@ mod tests {
         for _ in 0..3 {
             slot.begin_request();
         }
-        slot.count_request(Labels::new("GET", 200, false), Duration::ZERO);
+        slot.count_request(Labels::new("GET", 200, false), Duration::ZERO, None);
         assert_eq!((slot.active_requests(), slot.lost()), (2, 0));
         // The supervisor vacates the slot, and the next worker occupies it.
         slot.vacate();
@@ -393,7 +343,7 @@ mod tests {
     fn the_number_of_series_is_bounded() {
         let (_fd, board) = Scoreboard::create(1, 1).unwrap();
         for status in 100..999 {
-            board.slot(0).count_request(Labels::new("BREW", status, true), Duration::ZERO);
+            board.slot(0).count_request(Labels::new("BREW", status, true), Duration::ZERO, None);
         }
         let total: u64 = board.slot(0).requests().map(|(_, h)| h.counts().iter().sum::<u64>()).sum();
         assert_eq!(board.slot(0).requests().count(), SERIES);

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 
 from behaviour.support import answer, records, site, write
 from collector import Collector, GrpcCollector
@@ -348,6 +349,30 @@ LOGS = """
         start_response("200 OK", [("Content-Length", "0")])
         return []
 """
+
+
+def exemplars(server):
+    """{(status, upper bound): exemplar} of the durations of requests."""
+    reply = server.admin("/metrics", [("Accept", "application/openmetrics-text")])
+    samples = [sample for family in open_metrics(reply.text) for sample in family.samples]
+    assert {sample.name for sample in samples if sample.exemplar} <= {"http_server_request_duration_seconds_bucket"}
+    return {(s.labels["http_response_status_code"], float(s.labels["le"])): s.exemplar for s in samples if s.exemplar}
+
+
+def test_a_bucket_of_durations_names_the_last_recorded_trace_in_it(tmp_path, collector):
+    with Atrio(write(tmp_path, STREAM), **collector.settings) as server:
+        began = time.time()
+        for trace, flags in (("a" * 32, "01"), (TRACE, "01"), ("b" * 32, "00")):
+            server.get(headers=[traceparent(flags, trace)])
+        server.get("/../", headers=[traceparent("01", "c" * 32)])
+        collector.spans("c" * 32, 2)
+        found = exemplars(server)
+        (slow,) = [exemplar for (status, _), exemplar in found.items() if status == "200"]
+        assert slow.labels == {"trace_id": TRACE} and 0.2 <= slow.value < 5
+        (refused,) = [(bound, exemplar) for (status, bound), exemplar in found.items() if status == "400"]
+        assert refused[1].labels == {"trace_id": "c" * 32} and refused[1].value <= refused[0]
+        assert began - 0.001 <= float(slow.timestamp) <= float(refused[1].timestamp) <= time.time()
+        assert "trace_id" not in server.admin("/metrics").text
 
 
 @pytest.mark.parametrize("flags", ["00", "01"])
