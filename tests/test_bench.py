@@ -11,7 +11,7 @@ import harness
 from bench import loads
 from bench.instance import Failed, Instance, running
 from bench.measure import Figures, Sample
-from bench.runs import Peers, Scaling
+from bench.runs import Peers, Scaling, Telling
 from bench.servers import SERVERS
 from harness import ROOT, TESTS, clean_environment
 from real.conftest import build_venv
@@ -66,6 +66,7 @@ def test_a_server_without_figures_is_shown_with_the_reason():
         (["--servers", "atrio,apache"], "apache: not one of atrio,"),
         (["--loads", "hello,goodbye"], "goodbye: not one of hello,"),
         (["--scaling", "--readme"], "no place for --scaling"),
+        (["--telemetry", "--readme"], "no place for --telemetry"),
     ],
 )
 def test_what_it_does_not_know_is_refused(args, words):
@@ -141,3 +142,17 @@ def test_scaling_has_a_row_for_each_step():
     assert {"1 connection", "1000 connections", "1 KiB", "16 MiB"} <= set(steps)
     for step in steps:
         assert re.search(rf"(?m)^{step}( +[\d.]+){{8}}$", text), step
+
+
+def test_telling_is_compared_with_the_same_server_in_each_round():
+    telling = Telling()
+    text = telling.text(figures(telling.cases, telling={"cpu": 10.4}))
+    assert re.search(r"(?m)^hello, 64 connections +15.0 +15.6 +1.04 \(1.04 – 1.04\)", text), text
+
+
+def test_what_telling_costs_is_measured():
+    result = bench("--telemetry")
+    assert result.returncode == 0, result
+    for load in ("hello, 64 connections", "8 KiB of JSON"):
+        assert re.search(rf"(?m)^{load}{FIGURE * 3} \([\d. –]+\) *$", result.stdout), result
+    assert re.search(r"(?m)^[1-9]\d* exports of traces$", result.stdout), result

@@ -6,14 +6,16 @@ the greatest.
 """
 
 import argparse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 from harness import ROOT
 
 from . import readme
 from .loads import LOADS
 from .measure import measure
-from .runs import Cores, Memory, Peers, Scaling
-from .servers import SERVERS
+from .runs import Cores, Memory, Peers, Scaling, Telling
+from .servers import COLLECTOR, SERVERS
 
 ALL = [*LOADS, "memory", "cores"]
 
@@ -45,6 +47,11 @@ def arguments():
         help="instead of the loads: 1 and 2 workers, 1 … 1000 connections, bodies of 1 KiB … 16 MiB",
     )
     parser.add_argument(
+        "--telemetry",
+        action="store_true",
+        help="instead of the loads: Atrio with access log and traces, and without",
+    )
+    parser.add_argument(
         "--readme",
         nargs="?",
         const=ROOT / "README.md",
@@ -52,13 +59,16 @@ def arguments():
         help="write the figures of the loads into the README",
     )
     given = parser.parse_args()
-    if given.scaling and given.readme:
-        parser.error("the README has no place for --scaling")
+    for name in ("scaling", "telemetry"):
+        if getattr(given, name) and given.readme:
+            parser.error(f"the README has no place for --{name}")
     return given
 
 
 def chosen_runs(given):
     few = given.servers or ["atrio", "granian"]
+    if given.telemetry:
+        return [Telling()]
     if given.scaling:
         return [Scaling(few)]
     runs = [Peers(given.servers or list(SERVERS), [name for name in given.loads if name in LOADS])]
@@ -67,13 +77,33 @@ def chosen_runs(given):
     return [run for run in runs if any(case.loads for case in run.cases)]
 
 
+class Collector(BaseHTTPRequestHandler):
+    """Takes all traces, and says so with an empty message."""
+
+    exports = 0
+
+    def do_POST(self):
+        Collector.exports += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
 def main():
     given, told = arguments(), []
+    if given.telemetry:
+        collector = ThreadingHTTPServer(("127.0.0.1", COLLECTOR), Collector)
+        Thread(target=collector.serve_forever, daemon=True).start()
     for run in chosen_runs(given):
         figures = measure(run.cases, given.rounds, given.seconds)
         print(run.text(figures), end="\n\n", flush=True)
         if given.readme:
             told.append(run.readme(figures))
+    if given.telemetry:
+        print(Collector.exports, "exports of traces")
     if given.readme:
         readme.write(given.readme, given.servers or list(SERVERS), given.rounds, given.seconds, told)
 

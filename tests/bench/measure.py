@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from .instance import Failed, on_processors, running
-from .servers import SERVERS
+from .servers import SERVERS, TELLING
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
 ALLOWED = sorted(os.sched_getaffinity(0))
@@ -94,7 +94,7 @@ def measure(cases, rounds, seconds):
 
 def under_load(case, seconds):
     """(load, Sample or reason) for each load of a case."""
-    server, left = SERVERS[case.server], []
+    server, left = TELLING if case.server == "telling" else SERVERS[case.server], []
     for load in case.loads:
         if reason := server.cannot(load):
             yield load, reason

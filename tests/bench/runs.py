@@ -111,6 +111,23 @@ class Cores:
         return f"Requests of two workers to those of one, where the site computes: {', '.join(told)}."
 
 
+class Telling:
+    """What it costs to write down and to trace requests, above metrics, which are always on."""
+
+    def __init__(self):
+        chosen = tuple(loads.LOADS[name] for name in ("hello", "json"))
+        self.quiet, self.telling = self.cases = [Case(name, chosen) for name in ("atrio", "telling")]
+
+    def text(self, figures):
+        rows = [["CPU µs", "without", "with", "with/without", "errors"]]
+        for load in self.quiet.loads:
+            costs = [number(figures.median(case, load, "cpu")) for case in self.cases]
+            ratios = spread(figures.ratios(self.telling, self.quiet, load, "cpu"))
+            errors = "; ".join(filter(None, (figures.errors(case, load) for case in self.cases)))
+            rows.append([load.what, *costs, ratios, errors])
+        return aligned(rows)
+
+
 class Scaling:
     """How cost grows with connections, workers and bodies."""
 

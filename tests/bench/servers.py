@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from harness import BINARY
+from harness import BINARY, free_port
 
 THREADS = 4
 VENV = Path(sys.prefix)
@@ -44,14 +44,18 @@ def script(title, code, package=None):
     return Server(title, (f"{VENV}/bin/python", "-c", f"import {title}, root; {code}"), package or title, forks=False)
 
 
+ATRIO = (
+    f"{BINARY} --sites {{site}} --venv {VENV} --listen 127.0.0.1:{{port}} --admin-listen 127.0.0.1:0"
+    f" --workers {{workers}} --threads {THREADS} --log warn"
+)
+COLLECTOR = free_port()
+"""Where `telling` sends its traces."""
+TRACES = (
+    f"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:{COLLECTOR}"
+    " OTEL_TRACES_SAMPLER=parentbased_traceidratio OTEL_TRACES_SAMPLER_ARG=0.01"
+)
 SERVERS = {
-    "atrio": Server(
-        "Atrio",
-        tuple(
-            f"{BINARY} --sites {{site}} --venv {VENV} --listen 127.0.0.1:{{port}} --admin-listen 127.0.0.1:0"
-            f" --workers {{workers}} --threads {THREADS} --access-log off --log warn".split()
-        ),
-    ),
+    "atrio": Server("Atrio", tuple(f"{ATRIO} --access-log off".split())),
     "floor": Floor("bare hyper", (f"{Path(BINARY).parent}/examples/floor", "127.0.0.1:{port}"), forks=False),
     "granian": peer(
         "granian",
@@ -74,3 +78,5 @@ SERVERS = {
     # which wrk counts as an error of reading. With max_reuse_count, connections stall.
     "pyruvate": script("pyruvate", f"pyruvate.serve(root.application, '127.0.0.1:{{port}}', {THREADS})"),
 }
+TELLING = Server("Atrio with access log and traces", ("env", *f"{TRACES} {ATRIO} --access-log json".split()))
+"""`atrio`, with a line of the access log for each request, and traces of one in a hundred."""
