@@ -4,13 +4,14 @@
 //! the reader does not take in time is dropped, and the log says how much.
 
 use std::io::Write;
-use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Version};
 use opentelemetry::trace::TraceId;
+
+use super::request_id::write_hex;
 
 /// How long a line may wait for company.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
@@ -33,7 +34,8 @@ pub enum Format {
 /// One request.
 pub struct Entry<'a> {
     pub site: &'a str,
-    pub peer: Option<IpAddr>,
+    /// `None`: a unix socket.
+    pub peer: Option<&'a str>,
     pub method: &'a Method,
     pub target: &'a str,
     pub version: Version,
@@ -97,7 +99,7 @@ impl AccessLog {
             buffer.dropped += 1;
             return;
         }
-        let first = buffer.lines.is_empty();
+        let before = buffer.lines.len();
         let Buffer { lines, second, clock, .. } = &mut *buffer;
         let now = jiff::Timestamp::now();
         if *second != now.as_second() {
@@ -110,9 +112,10 @@ impl AccessLog {
             Format::Json => json(lines, entry, clock, now.subsec_millisecond()),
             format => text(lines, entry, clock, format == Format::Combined),
         };
-        let much = lines.len() >= FLUSH_AT;
+        let much = lines.len() >= FLUSH_AT && before < FLUSH_AT;
         drop(buffer);
-        if first || much {
+        // It costs a system call: once for each time that the writer has something to do.
+        if before == 0 || much {
             self.shared.wake.notify_one();
         }
     }
@@ -161,12 +164,12 @@ fn write(shared: &Shared) {
 
 fn text(out: &mut Vec<u8>, entry: &Entry, clock: &str, combined: bool) -> std::io::Result<()> {
     match entry.peer {
-        Some(peer) => write!(out, "{peer}")?,
+        Some(peer) => out.extend_from_slice(peer.as_bytes()),
         None => out.push(b'-'),
     }
     write!(out, " - - [{clock}] \"{} ", entry.method)?;
     escape(out, entry.target.as_bytes());
-    write!(out, " {:?}\" {} {}", entry.version, entry.status, entry.bytes)?;
+    write!(out, " {}\" {} {}", protocol(entry.version), entry.status, entry.bytes)?;
     if combined {
         for header in [entry.referer, entry.user_agent] {
             out.extend_from_slice(b" \"");
@@ -194,58 +197,74 @@ fn escape(out: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-#[derive(serde::Serialize)]
-struct Line<'a> {
-    timestamp: std::fmt::Arguments<'a>,
-    kind: &'static str,
-    site: &'a str,
-    remote_addr: Option<IpAddr>,
-    method: &'a str,
-    target: &'a str,
-    protocol: std::fmt::Arguments<'a>,
-    status: u16,
-    bytes: u64,
-    duration: f64,
-    queue_time: f64,
-    request_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "in_digits")]
-    trace_id: Option<TraceId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    referer: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    user_agent: Option<String>,
-}
-
-fn in_digits<S: serde::Serializer>(trace: &Option<TraceId>, serializer: S) -> Result<S::Ok, S::Error> {
-    match trace {
-        Some(trace) => serializer.collect_str(trace),
-        None => serializer.serialize_none(),
-    }
-}
-
+/// Written by hand: this is done for every request, and the general way takes a tenth of what a quick one costs.
 fn json(out: &mut Vec<u8>, entry: &Entry, clock: &str, millis: i32) -> std::io::Result<()> {
-    let header = |value: Option<&HeaderValue>| value.map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
-    let micros = |time: Duration| time.as_micros() as f64 / 1e6;
-    let line = Line {
-        timestamp: format_args!("{clock}.{millis:03}Z"),
-        kind: "access",
-        site: entry.site,
-        remote_addr: entry.peer,
-        method: entry.method.as_str(),
-        target: entry.target,
-        protocol: format_args!("{:?}", entry.version),
-        status: entry.status,
-        bytes: entry.bytes,
-        duration: micros(entry.duration),
-        queue_time: micros(entry.queued),
-        request_id: entry.id,
-        trace_id: entry.trace,
-        referer: header(entry.referer),
-        user_agent: header(entry.user_agent),
-    };
-    serde_json::to_writer(&mut *out, &line)?;
-    out.push(b'\n');
+    out.extend_from_slice(b"{\"timestamp\":\"");
+    out.extend_from_slice(clock.as_bytes());
+    out.push(b'.');
+    digits(out, millis as u64, 3);
+    out.extend_from_slice(b"Z\",\"kind\":\"access\",\"site\":");
+    serde_json::to_writer(&mut *out, entry.site)?;
+    out.extend_from_slice(b",\"remote_addr\":");
+    serde_json::to_writer(&mut *out, &entry.peer)?;
+    // Methods, ids and numbers have nothing to escape.
+    quoted(out, ",\"method\":", entry.method.as_str());
+    out.extend_from_slice(b",\"target\":");
+    serde_json::to_writer(&mut *out, entry.target)?;
+    quoted(out, ",\"protocol\":", protocol(entry.version));
+    out.extend_from_slice(b",\"status\":");
+    digits(out, entry.status.into(), 1);
+    out.extend_from_slice(b",\"bytes\":");
+    digits(out, entry.bytes, 1);
+    out.extend_from_slice(b",\"duration\":");
+    seconds(out, entry.duration);
+    out.extend_from_slice(b",\"queue_time\":");
+    seconds(out, entry.queued);
+    quoted(out, ",\"request_id\":", entry.id);
+    if let Some(trace) = entry.trace {
+        out.extend_from_slice(b",\"trace_id\":\"");
+        let at = out.len();
+        out.resize(at + 32, 0);
+        write_hex(&trace.to_bytes(), &mut out[at..]);
+        out.push(b'"');
+    }
+    for (name, header) in [(",\"referer\":", entry.referer), (",\"user_agent\":", entry.user_agent)] {
+        if let Some(value) = header {
+            out.extend_from_slice(name.as_bytes());
+            serde_json::to_writer(&mut *out, &String::from_utf8_lossy(value.as_bytes()))?;
+        }
+    }
+    out.extend_from_slice(b"}\n");
     Ok(())
+}
+
+fn protocol(version: Version) -> &'static str {
+    if version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" }
+}
+
+fn quoted(out: &mut Vec<u8>, name: &str, text: &str) {
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+}
+
+/// A decimal number of at least `width` digits.
+fn digits(out: &mut Vec<u8>, mut number: u64, width: usize) {
+    let mut text = [b'0'; 20];
+    let mut at = text.len();
+    while number > 0 {
+        at -= 1;
+        text[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    out.extend_from_slice(&text[at.min(text.len() - width)..]);
+}
+
+fn seconds(out: &mut Vec<u8>, time: Duration) {
+    digits(out, time.as_secs(), 1);
+    out.push(b'.');
+    digits(out, time.subsec_micros().into(), 6);
 }
 
 #[cfg(test)]
@@ -257,7 +276,7 @@ mod tests {
         let agent = HeaderValue::from_bytes(b"a\"b\\c\xff").unwrap();
         let entry = Entry {
             site: "shop",
-            peer: Some("10.0.0.1".parse().unwrap()),
+            peer: Some("10.0.0.1"),
             method: &Method::GET,
             target: "/a?\"b",
             version: Version::HTTP_11,

@@ -97,7 +97,7 @@ impl Drop for Account {
         if let Some(log) = self.shared.access_log.as_ref().filter(|log| log.wants(duration)) {
             log.log(&Entry {
                 site: &self.shared.site,
-                peer: self.connection.peer.map(|peer| peer.ip().to_canonical()),
+                peer: self.connection.peer.map(|_| self.connection.remote.address.as_str()),
                 method: &self.method,
                 target: self.uri.path_and_query().map_or("*", |target| target.as_str()),
                 version: self.version,
