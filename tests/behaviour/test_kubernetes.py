@@ -182,6 +182,8 @@ def test_a_rolling_restart_under_load_loses_no_request(tmp_path):
             assert all(answer for _, answer in pod.liveness.answers), "no reason to start it anew"
             assert not pod.startup.failed() and pod.startup.answers[-1][1]
         for pod in old:
-            during = [answer for at, answer in pod.readiness.answers if at > pod.told_to_end + 0.05]
+            during = [answer for at, answer in pod.readiness.answers if at > pod.told_to_end]
+            # The signal may be on its way for a while, as through Docker.
+            during = [*itertools.dropwhile(bool, during)]
             assert len(during) > 3 and not any(during), "it says that it leaves, while it still serves"
             assert pod.readiness.failed()
