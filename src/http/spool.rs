@@ -82,6 +82,9 @@ pub async fn receive(
         memory.push(piece, more);
         check(memory.len() as u64, shared)?;
     }
+    if body.is_end_stream() {
+        return Ok(RequestBody::Memory(memory));
+    }
     // Of a length that is not told, nobody knows yet whether it is too large.
     if let Some(rest) = body.size_hint().exact() {
         let place = match place {
@@ -107,7 +110,7 @@ async fn free_place(shared: &Shared) -> Option<OwnedSemaphorePermit> {
 
 /// Whether a client who sent `sent` bytes in `took` would send the `rest` soon enough for an app thread to wait for it.
 fn is_quick(took: Duration, sent: usize, rest: u64) -> bool {
-    took.mul_f64(rest as f64 / sent as f64) <= SOON
+    took.as_secs_f64() * (rest as f64 / sent as f64) <= SOON.as_secs_f64()
 }
 
 /// Reads a body to its end, to a file.

@@ -27,9 +27,10 @@ struct State {
     /// The site is done with the body: what comes is thrown away.
     closed: bool,
     feeder: Option<Waker>,
+    /// Held while an app thread may have to wait for the client.
+    place: Option<OwnedSemaphorePermit>,
 }
 
-#[derive(Default)]
 struct Channel {
     state: Mutex<State>,
     arrived: Condvar,
@@ -72,7 +73,7 @@ pub struct Upload {
 
 impl Upload {
     /// A body whose `first` bytes have come, and `left` have not. They follow by themselves; `place` is given back when the last has
-    /// come. Must be called on the I/O thread's runtime.
+    /// come, or the site is done. Must be called on the I/O thread's runtime.
     pub fn start(
         first: Chunks,
         left: u64,
@@ -80,13 +81,10 @@ impl Upload {
         shared: &'static Shared,
         place: OwnedSemaphorePermit,
     ) -> Self {
-        let channel = Arc::new(Channel::default());
-        let feed = feed(channel.clone(), body, shared);
+        let state = Mutex::new(State { place: Some(place), ..State::default() });
+        let channel = Arc::new(Channel { state, arrived: Condvar::new() });
         // The site may read after it has begun to answer, or answer without having read: this goes on beside the response.
-        tokio::spawn(async move {
-            feed.await;
-            drop(place);
-        });
+        tokio::spawn(feed(channel.clone(), body, shared));
         Upload { ready: first, left, channel, engine: shared.engine }
     }
 
@@ -154,6 +152,7 @@ impl Drop for Upload {
         let mut state = self.channel.lock();
         state.closed = true;
         state.chunks = Chunks::default();
+        state.place = None;
         let feeder = state.feeder.take();
         drop(state);
         if let Some(feeder) = feeder {
@@ -176,5 +175,8 @@ async fn feed(channel: Arc<Channel>, mut body: Incoming, shared: &'static Shared
             Err(error) => break Err(error.to_string()),
         }
     };
-    channel.change(|state| state.end = Some(end));
+    channel.change(|state| {
+        state.end = Some(end);
+        state.place = None;
+    });
 }

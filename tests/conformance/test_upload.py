@@ -131,6 +131,21 @@ def test_an_unread_large_body_leaves_the_connection_in_step(conn):
     assert conn.request("/whole").text == "block"
 
 
+def test_who_has_been_answered_takes_no_place_from_others(server, key):
+    """Half a body each, which the site does not want."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            c = stack.enter_context(server.connect())
+            c.send(asks("/unread") + BODY[:ENOUGH])
+            assert c.reply().text == "unread"
+        with server.connect() as c:
+            c.send(asks(path("digest_in_steps", key=key)) + BODY[:ENOUGH])
+            eventually(lambda: recall(server, key) == ["begun"])
+            open_gate(server, key)
+            c.send(BODY[ENOUGH:])
+            assert json.loads(c.reply().body) == DIGEST
+
+
 def test_more_large_bodies_than_places(server):
     answers = []
 
