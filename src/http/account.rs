@@ -9,9 +9,9 @@ use http::{HeaderValue, Method, Uri, Version, header};
 use crate::metrics::histogram::INNER_BOUNDS;
 use crate::metrics::scoreboard::Labels;
 
-use super::access_log::Entry;
+use super::access_line::Entry;
 use super::connection::Connection;
-use super::request_id::RequestId;
+use super::request_id::{RequestId, X_REQUEST_ID};
 use super::service::Shared;
 use super::trace::Place;
 
@@ -41,24 +41,32 @@ pub struct Account {
 }
 
 impl Account {
-    pub fn open<B>(
-        shared: &'static Shared,
-        connection: Arc<Connection>,
-        request: &http::Request<B>,
-        id: RequestId,
-    ) -> Self {
+    pub fn open<B>(shared: &'static Shared, connection: Arc<Connection>, request: &http::Request<B>) -> Self {
         shared.slot.begin_request();
         let started = Instant::now();
         let place = shared.tracer.as_ref().map(|tracer| Place::new(tracer, request.headers(), started));
+        let given = if connection.trusted { request.headers().get(X_REQUEST_ID) } else { None };
+        let id = given.and_then(RequestId::take_over).unwrap_or_else(|| {
+            // A trace that begins with a request is called as the request is.
+            let begun = place.as_ref().filter(|place| !place.has_parent);
+            RequestId::new(begun.map_or_else(|| fastrand::u128(..), Place::number))
+        });
         let is_told = shared.access_log.is_some() || place.as_ref().is_some_and(Place::is_sampled);
-        let told = |name| if is_told { request.headers().get(name).cloned() } else { None };
+        let (mut referer, mut user_agent) = (None, None);
+        for (name, value) in request.headers().iter().filter(|_| is_told) {
+            match *name {
+                header::REFERER => referer = Some(value.clone()),
+                header::USER_AGENT => user_agent = Some(value.clone()),
+                _ => {}
+            }
+        }
         Account {
             started,
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
-            referer: told(header::REFERER),
-            user_agent: told(header::USER_AGENT),
+            referer,
+            user_agent,
             id,
             place,
             status: CLIENT_CLOSED_REQUEST,
@@ -76,7 +84,7 @@ impl Account {
     }
 
     fn recorded_trace(&self) -> Option<u128> {
-        self.place.as_ref().filter(|place| place.is_sampled()).map(|place| u128::from_be_bytes(place.trace.to_bytes()))
+        self.place.as_ref().filter(|place| place.is_sampled()).map(Place::number)
     }
 }
 
@@ -96,16 +104,16 @@ impl Drop for Account {
         }
         if let Some(log) = self.shared.access_log.as_ref().filter(|log| log.wants(duration)) {
             log.log(&Entry {
-                site: &self.shared.site,
                 peer: self.connection.peer.map(|_| self.connection.remote.address.as_str()),
                 method: &self.method,
                 target: self.uri.path_and_query().map_or("*", |target| target.as_str()),
                 version: self.version,
                 status: self.status,
                 bytes: self.sent,
+                ended: now,
                 duration,
                 queued: self.queued,
-                id: self.id.as_str(),
+                id: self.id.as_bytes(),
                 trace: self.place.as_ref().map(|place| place.trace),
                 referer: self.referer.as_ref(),
                 user_agent: self.user_agent.as_ref(),

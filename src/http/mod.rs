@@ -5,6 +5,7 @@
 //! drives all that; an app thread has a `seat` at it.
 
 pub mod accept;
+mod access_line;
 pub mod access_log;
 pub mod account;
 pub mod body;

@@ -37,7 +37,7 @@ fn arrived(engine: &'static Engine, at: Instant) -> (Box<Job>, oneshot::Receiver
         parts,
         body: RequestBody::Memory(Chunks::default()),
         connection: Arc::new(Connection::new(None, &Bound::Unix("".into()), false, false)),
-        id: RequestId::random(),
+        id: RequestId::new(1),
         place: None,
         reply: Reply::new(sender, engine, at),
     };

@@ -53,9 +53,7 @@ pub fn serve(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
-    let given = if connection.trusted { request.headers().get(X_REQUEST_ID) } else { None };
-    let id = given.and_then(RequestId::take_over).unwrap_or_else(RequestId::random);
-    let account = Account::open(shared, connection.clone(), &request, id);
+    let account = Account::open(shared, connection.clone(), &request);
     let asking = match connection.next_request() {
         Some(rejection) => Err(Refusal::from(rejection)),
         None if connection.surplus => Err(Refusal::unavailable(Reject::Connections, "too many connections")),

@@ -31,8 +31,6 @@ pub struct Place {
     flags: u8,
     /// The client has a span of its own.
     pub has_parent: bool,
-    /// Whether the site shall continue the trace.
-    pub propagates: bool,
     sampled: Option<Arc<Sampled>>,
 }
 
@@ -69,9 +67,13 @@ impl Place {
             application: span_id(),
             flags: u8::from(is_sampled) | parent.map_or(RANDOM, |parent| parent.flags & RANDOM),
             has_parent: parent.is_some(),
-            propagates: tracer.propagates,
             sampled,
         }
+    }
+
+    /// The trace's id as a number.
+    pub fn number(&self) -> u128 {
+        u128::from_be_bytes(self.trace.to_bytes())
     }
 
     pub fn is_sampled(&self) -> bool {
@@ -222,8 +224,9 @@ struct Parent {
 
 /// Trace Context section 3.2; two fields of that name are as good as none.
 fn parent(headers: &HeaderMap) -> Option<Parent> {
-    let mut fields = headers.get_all(TRACEPARENT).iter();
-    let text = fields.next()?.to_str().ok()?;
+    // Of so few fields, a look at each takes less than the name's hash.
+    let mut fields = headers.iter().filter(|(name, _)| **name == TRACEPARENT);
+    let text = fields.next()?.1.to_str().ok()?;
     if fields.next().is_some() { None } else { parse(text) }
 }
 
@@ -280,7 +283,6 @@ mod tests {
             application: SpanId::from_hex(SPAN).unwrap(),
             flags: SAMPLED | RANDOM,
             has_parent: false,
-            propagates: true,
             sampled: None,
         };
         assert_eq!(place.traceparent().as_slice(), format!("00-{TRACE}-{SPAN}-03").as_bytes());

@@ -93,6 +93,8 @@ pub fn run(birth: Birth) -> ! {
         let constants = Constants {
             multithread: launch.settings.threads > 1,
             multiprocess: launch.workers > 1,
+            traced: shared.tracer.is_some(),
+            propagates: shared.tracer.as_ref().is_some_and(|tracer| tracer.propagates),
             env: &launch.settings.env,
         };
         app_threads::start(py, activities, &application, shared, &constants).map_err(|error| traceback(py, &error))
@@ -122,7 +124,9 @@ fn share(
         slot,
         engine,
         access_log: access_format(settings)
-            .map(|format| AccessLog::start(format, settings.access_log.slow, settings.access_log.sample))
+            .map(|format| {
+                AccessLog::start(&launch.site.name, format, settings.access_log.slow, settings.access_log.sample)
+            })
             .transpose()?,
         tracer: settings.traces.as_ref().map(|traces| Tracer::start(traces, &launch.site.name, slot)).transpose()?,
         max_body: settings.max_body,

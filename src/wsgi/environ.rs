@@ -30,6 +30,8 @@ pub struct Environ {
     addresses: RefCell<[String; 3]>,
     /// The keys of headers; `None` for those that the site does not get.
     names: RefCell<HashMap<HeaderName, Option<Py<PyString>>, FnvBuildHasher>>,
+    /// The site is to continue the traces of requests.
+    propagates: bool,
 }
 
 /// What rarely changes from one request to the next: behind a proxy, never.
@@ -39,6 +41,10 @@ const ADDRESSES: [&str; 3] = ["SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR"];
 pub struct Constants<'a> {
     pub multithread: bool,
     pub multiprocess: bool,
+    /// Every request has a place in a trace.
+    pub traced: bool,
+    /// The site is to continue it.
+    pub propagates: bool,
     /// `ATRIO_ENV_*`.
     pub env: &'a BTreeMap<String, String>,
 }
@@ -75,10 +81,17 @@ impl Environ {
         template.set_item(key("wsgi.input"), Py::new(py, Input::new(nothing))?)?;
         // What every request sets has its place.
         let own = ["PATH_INFO", "REQUEST_URI", "RAW_URI", "REMOTE_PORT", "HTTP_X_REQUEST_ID", "atrio.request_id"];
-        for name in ADDRESSES.into_iter().chain(own) {
+        let traced = constants.traced.then_some("atrio.trace_id");
+        let continued = constants.propagates.then_some("HTTP_TRACEPARENT");
+        for name in ADDRESSES.into_iter().chain(own).chain(traced).chain(continued) {
             template.set_item(key(name), "")?;
         }
-        Ok(Environ { template: template.unbind(), addresses: RefCell::default(), names: RefCell::default() })
+        Ok(Environ {
+            template: template.unbind(),
+            addresses: RefCell::default(),
+            names: RefCell::default(),
+            propagates: constants.propagates,
+        })
     }
 
     /// The `wsgi.input` for `body`, if there is one; else the environ has it already.
@@ -131,6 +144,8 @@ impl Environ {
     fn headers(&self, py: Python, environ: &Bound<PyDict>, job: &Job) -> PyResult<()> {
         let headers = &job.parts.headers;
         let (mut length, mut chunked) = (None, false);
+        // Without a parent that anybody can read, its state says nothing (Trace Context section 4.3).
+        let orphaned = self.propagates && job.place.as_ref().is_some_and(|place| !place.has_parent);
         let mut fields = headers.iter().peekable();
         while let Some((name, value)) = fields.next() {
             let mut value = Cow::Borrowed(value.as_bytes());
@@ -144,6 +159,7 @@ impl Environ {
             match *name {
                 header::CONTENT_LENGTH => length = Some(value),
                 header::TRANSFER_ENCODING => chunked = true,
+                _ if orphaned && *name == TRACESTATE => {}
                 _ => {
                     if let Some(key) = self.key(py, name) {
                         environ.set_item(key, latin1(py, &value))?;
@@ -154,20 +170,19 @@ impl Environ {
         if let Some(host) = job.target.authority(&job.parts) {
             environ.set_item(intern!(py, "HTTP_HOST"), host)?;
         }
-        let id = PyString::new(py, job.id.as_str());
+        let id = latin1(py, job.id.as_bytes());
         environ.set_item(intern!(py, "HTTP_X_REQUEST_ID"), &id)?;
-        environ.set_item(intern!(py, "atrio.request_id"), id)?;
         if let Some(place) = &job.place {
-            environ.set_item(intern!(py, "atrio.trace_id"), latin1(py, &place.traceparent()[3..35]))?;
-        }
-        if let Some(place) = job.place.as_ref().filter(|place| place.propagates) {
-            // What the site records itself is part of what its application does.
-            environ.set_item(intern!(py, "HTTP_TRACEPARENT"), latin1(py, &place.traceparent()))?;
-            if !place.has_parent && headers.contains_key(TRACESTATE) {
-                // It belongs to a parent that nobody can read (Trace Context section 4.3).
-                environ.del_item(intern!(py, "HTTP_TRACESTATE"))?;
+            let traceparent = place.traceparent();
+            let digits = &traceparent[3..35];
+            let trace = if digits == job.id.as_bytes() { id.clone() } else { latin1(py, digits) };
+            environ.set_item(intern!(py, "atrio.trace_id"), trace)?;
+            if self.propagates {
+                // What the site records itself is part of what its application does.
+                environ.set_item(intern!(py, "HTTP_TRACEPARENT"), latin1(py, &traceparent))?;
             }
         }
+        environ.set_item(intern!(py, "atrio.request_id"), id)?;
         match (job.body.len(), length) {
             (Some(_), None) if !chunked => Ok(()),
             // A chunked body has been read to its end: its length is known, and no coding is left.
@@ -205,8 +220,6 @@ fn key(name: &HeaderName) -> Option<String> {
 
 /// A native string: every byte is the code point of the same number (PEP 3333, "Unicode Issues").
 fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if text.is_ascii() => PyString::new(py, text),
-        _ => PyString::new(py, &bytes.iter().map(|byte| char::from(*byte)).collect::<String>()),
-    }
+    let ascii = bytes.is_ascii().then(|| PyString::from_bytes(py, bytes).ok()).flatten();
+    ascii.unwrap_or_else(|| PyString::new(py, &bytes.iter().map(|byte| char::from(*byte)).collect::<String>()))
 }

@@ -28,8 +28,8 @@ FAILS = """
     def application(environ, start_response):
         raise ValueError
 """
-SEEN = "{k: v for k, v in environ.items() if k.startswith('HTTP_')}"
-"""What of a request's headers the site sees."""
+SEEN = "{k: v for k, v in environ.items() if k.startswith(('HTTP_', 'atrio.'))}"
+"""What the site sees of a request's headers, and of what it is called."""
 
 
 def traceparent(flags, trace=TRACE):
@@ -128,10 +128,20 @@ def test_without_a_valid_parent_a_trace_begins(tmp_path, collector, given):
     assert "HTTP_TRACESTATE" not in seen
 
 
+def test_a_trace_that_begins_here_is_called_as_its_request(tmp_path, collector):
+    with Atrio(site(tmp_path, SEEN), **collector.settings) as server:
+        begun, named = answer(server), answer(server, headers=[("X-Request-ID", "own")])
+        continued = answer(server, headers=[traceparent("00")])
+    assert begun["atrio.request_id"] == begun["atrio.trace_id"] == begun["HTTP_TRACEPARENT"][3:35]
+    assert named["atrio.request_id"] == "own" and re.fullmatch("[0-9a-f]{32}", named["atrio.trace_id"])
+    assert continued["atrio.trace_id"] == TRACE != continued["atrio.request_id"]
+
+
 def test_who_does_not_propagate_begins_each_trace_and_lets_headers_be(tmp_path, collector):
     with Atrio(site(tmp_path, SEEN), **collector.settings, OTEL_PROPAGATORS="none") as server:
         seen = answer(server, headers=[traceparent("01")])
         assert collector.spans(count=4)["GET"].trace != TRACE
+        assert "HTTP_TRACEPARENT" not in answer(server)
     assert seen["HTTP_TRACEPARENT"] == traceparent("01")[1]
 
 
