@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -49,19 +50,17 @@ impl Listener {
     /// A connection that waits; [`io::ErrorKind::WouldBlock`] if none does. The kernel is asked, and not the runtime, which does not know of
     /// connections that came since it last looked.
     pub fn accept_now(&self) -> io::Result<Accepted> {
-        let (socket, peer) = SockRef::from(&self.socket).accept()?;
+        let (socket, peer) = acceptfrom_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         match &self.bound {
             Bound::Tcp(address) => {
                 let stream = std::net::TcpStream::from(socket);
-                stream.set_nonblocking(true)?;
-                let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+                let peer = peer.and_then(|peer| peer.try_into().ok()).ok_or(io::ErrorKind::InvalidData)?;
                 // An address that stands for several does not say which one the client has taken.
                 let local = if address.ip().is_unspecified() { stream.local_addr()? } else { *address };
                 Ok(Accepted::Tcp(TcpStream::from_std(stream)?, peer, Bound::Tcp(local)))
             }
             Bound::Unix(_) => {
                 let stream = std::os::unix::net::UnixStream::from(socket);
-                stream.set_nonblocking(true)?;
                 Ok(Accepted::Unix(UnixStream::from_std(stream)?, self.bound.clone()))
             }
         }
