@@ -59,7 +59,8 @@ impl Clock {
         });
         let millis = told.unwrap_or_else(|| {
             let millis = jiff::Timestamp::now().as_millisecond();
-            self.anchor = Some((at, millis));
+            // Not `at`, which may be long ago: a thread may have had to wait before it came here.
+            self.anchor = Some((Instant::now(), millis));
             millis
         });
         let second = millis.div_euclid(1_000);
@@ -244,5 +245,13 @@ mod tests {
         assert_eq!(told(&mut clock, 607), r#"{"timestamp":"2026-01-01T00:00:00.007"#);
         assert_eq!(told(&mut clock, 599), r#"{"timestamp":"2025-12-31T23:59:59.999"#, "another thread's may be older");
         assert!(*told(&mut clock, 1_000) > *r#"{"timestamp":"2026-01-02"#, "the system's clock is looked at again");
+    }
+
+    #[test]
+    fn a_line_that_comes_late_does_not_put_the_next_ones_ahead() {
+        let mut clock = Clock::default();
+        clock.tell(Instant::now() - Duration::from_millis(500), Format::Json);
+        let next = clock.tell(Instant::now(), Format::Json) + clock.shown * 1_000;
+        assert!(next <= jiff::Timestamp::now().as_millisecond());
     }
 }

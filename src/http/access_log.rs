@@ -1,6 +1,6 @@
 //! The access log: a line for every request, on stdout.
 //!
-//! The I/O thread only appends to memory; a thread of its own writes, so that a slow reader of the log delays nobody. What
+//! Whoever ends a request only appends to memory; a thread of its own writes, so that a slow reader of the log delays nobody. What
 //! the reader does not take in time is dropped, and the log says how much.
 
 use std::io::Write;
